@@ -1,0 +1,1 @@
+"""NetworkManager's side of QuicEther: a VPN plugin beside the service."""

@@ -1,0 +1,97 @@
+"""The D-Bus API in names, signatures and actions: all that its clients need to know. Pure.
+
+Two objects kinds: one manager at `ROOT_PATH`, one object for each tunnel below `TUNNEL_PATH`.
+Dictionaries are `a{sv}`; keys are listed where they are made. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+BUS_NAME: Final = "org.quicether1"
+ROOT_PATH: Final = "/org/quicether1"
+TUNNEL_PATH: Final = "/org/quicether1/tunnel"
+MANAGER_INTERFACE: Final = "org.quicether1.Manager"
+TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
+
+# org.quicether1.Manager
+#   Up(s tunnel, a{ss} options, a{sv} how) -> o     options: keys of config.OPTIONS, as in vpn.data
+#       how: "owner" s  networkmanager|networkd|netlink|auto   who owns the link
+#            "bound" b  the tunnel goes down when the calling connection leaves the bus
+#            "transient" b  options alone count; otherwise they override the stored configuration
+#   Down(s tunnel)   Reload(s tunnel)   properties: Version s, Failures a{ss} (tunnel -> sentence)
+# org.quicether1.Tunnel
+#   properties: Name s, State s, Ready b, NodeId s, NodeName s, ListenPort q,
+#               HostConfig a{sv}, Peers aa{sv}, Routes aa{sv}, Counters a{st}, Refusals as
+#   methods: Lookup(s address) -> a{sv}   Ping(s node) -> a{sv}
+#   signals: only org.freedesktop.DBus.Properties.PropertiesChanged, coalesced
+
+
+class TunnelState(enum.StrEnum):
+    """Property State of a tunnel."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class LinkOwnerName(enum.StrEnum):
+    """Who owns a tunnel's link; AUTO finds out who manages the machine."""
+
+    AUTO = "auto"
+    NETWORKMANAGER = "networkmanager"
+    NETWORKD = "networkd"
+    NETLINK = "netlink"
+
+
+class HostConfigKey(enum.StrEnum):
+    """Keys of property HostConfig and what they hold."""
+
+    DEVICE = "device"
+    """s"""
+    MTU = "mtu"
+    """u"""
+    ADDRESSES = "addresses"
+    """as, ADDRESS/LENGTH"""
+    PREFIXES = "prefixes"
+    """as"""
+    DNS_SERVERS = "dns-servers"
+    """as"""
+    DNS_DOMAINS = "dns-domains"
+    """as"""
+    DNS_DEFAULT = "dns-default"
+    """b"""
+    FULL_TUNNEL = "full-tunnel"
+    """b: the service itself installs the default route and its rules"""
+    GATEWAY = "gateway"
+    """s: an underlay address, "" for none"""
+
+
+class ErrorName(enum.StrEnum):
+    """Names of the errors that methods answer with; the message is a sentence for a person."""
+
+    FAILED = "org.quicether1.Error.Failed"
+    INVALID = "org.quicether1.Error.InvalidArgument"
+    NOT_FOUND = "org.quicether1.Error.NotFound"
+    NOT_AUTHORIZED = "org.quicether1.Error.NotAuthorized"
+    ALREADY_UP = "org.quicether1.Error.AlreadyUp"
+
+
+class Action(enum.StrEnum):
+    """polkit actions, see polkit/org.quicether1.policy."""
+
+    STATUS = "org.quicether1.status"
+    CONNECT = "org.quicether1.connect"
+    CONFIGURE = "org.quicether1.configure"
+    TRUST = "org.quicether1.trust"
+
+
+def tunnel_path(name: str) -> str:
+    """Return the object path of the tunnel called name (any byte but [A-Za-z0-9] as _XX)."""
+    escaped = "".join(
+        chr(byte) if chr(byte).isascii() and chr(byte).isalnum() else f"_{byte:02x}"
+        for byte in name.encode()
+    )
+    return f"{TUNNEL_PATH}/{escaped}"

@@ -1,0 +1,1 @@
+"""The quicether command: talks to the daemon over D-Bus."""

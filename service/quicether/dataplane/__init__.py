@@ -1,0 +1,1 @@
+"""Packets between the device and the connections."""

@@ -1,0 +1,69 @@
+"""The immutable view that the data path reads and the control plane swaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quicether.dataplane.packet import PacketView
+from quicether.model import Member, NextHop, NodeId
+
+
+class Fib(Protocol):
+    """Longest-prefix match over one immutable set of best routes."""
+
+    def lookup(self, destination: bytes) -> NextHop | None:
+        """Return the next hop for a packed address (4 or 16 bytes); None without a route."""
+
+
+class PacketPolicy(Protocol):
+    """Says whether a packet may pass. Holds its own bounded flow cache."""
+
+    def permits(
+        self, packet: PacketView, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Tell whether packet may go from source to destination.
+
+        source, destination: the members that own the addresses, None where nobody known does.
+        now: monotonic seconds. A denial is audited by the policy itself.
+        """
+
+
+class Link(Protocol):
+    """Something that carries packets to one peer. A transport Connection is one."""
+
+    @property
+    def max_packet(self) -> int:
+        """Largest IP packet, in bytes."""
+
+    def send_packets(self, packets: Sequence[bytes]) -> None:
+        """Queue packets; never blocks."""
+
+
+class Ownership(Protocol):
+    """Which member stands behind an overlay address."""
+
+    def owner(self, address: bytes) -> Member | None:
+        """Return the member that owns the packed address, by the best route to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the data path knows. Replaced whole, never changed.
+
+    links: the connection for each node that can be reached directly now.
+    members: every connected member, for the source check.
+    local: the node's own overlay addresses, packed.
+    policy: None lets every member reach what is routed to it.
+    forwards: this node forwards between peers (role gateway).
+    """
+
+    fib: Fib
+    links: Mapping[NodeId, Link]
+    members: Mapping[NodeId, Member]
+    local: frozenset[bytes]
+    me: Member
+    owners: Ownership
+    policy: PacketPolicy | None = None
+    forwards: bool = False

@@ -1,0 +1,1 @@
+"""Where things are found: a Kademlia machine without sockets or clocks."""

@@ -1,0 +1,1 @@
+"""Who a node is: keys, certificates, a network's authority, trust, enrolment."""

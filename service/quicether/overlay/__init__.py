@@ -1,0 +1,1 @@
+"""Peers: advertise, discover, connect, paths, gateways."""

@@ -1,0 +1,1 @@
+"""QUIC between nodes. Nothing outside this room imports the QUIC engine."""
