@@ -1,0 +1,99 @@
+"""From the routing table to what the OS is to have: which prefixes become routes. Pure.
+
+A prefix of another node becomes a route to the device only when it cannot cut this host off: one
+that covers a network the host is connected to, or the underlay address of a peer, is refused and
+said so, unless the user accepted it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from quicether.model import Address, NextHop, NextHopKind, Prefix
+
+MAX_HOST_PREFIXES: Final = 16_384
+"""Routes that one tunnel puts into the OS; what is beyond is refused and said in status."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChoice:
+    """Which of the overlay's prefixes this host wants.
+
+    automatic: all of them; else only those inside `only`. accepted: taken although they cover a
+    connected network or a peer's underlay address.
+    """
+
+    automatic: bool = True
+    only: tuple[Prefix, ...] = ()
+    accepted: tuple[Prefix, ...] = ()
+
+    def wants(self, prefix: Prefix) -> bool:
+        """Tell whether a prefix found on the overlay is asked for."""
+        return self.automatic or any(_inside(prefix, wanted) for wanted in self.only)
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoutes:
+    """The prefixes for the OS, sorted, and a sentence for each one refused."""
+
+    prefixes: tuple[Prefix, ...]
+    refusals: tuple[str, ...]
+
+
+def host_routes(
+    best: Mapping[Prefix, NextHop],
+    choice: RouteChoice,
+    connected: Iterable[Prefix],
+    underlay: Iterable[Address],
+) -> HostRoutes:
+    """Return what the OS is to route to the device.
+
+    best: the next hop in force for each prefix of the overlay. connected: networks on the host's
+    own links. underlay: addresses at which peers are reached now.
+    """
+    connected = tuple(connected)
+    underlay = tuple(underlay)
+    prefixes: list[Prefix] = []
+    refusals: list[str] = []
+    for prefix, next_hop in sorted(best.items(), key=lambda item: _order(item[0])):
+        if next_hop.kind is NextHopKind.LOCAL or prefix.prefixlen == 0:
+            continue
+        if not choice.wants(prefix):
+            continue
+        accepted = any(_inside(prefix, each) for each in choice.accepted)
+        clash = None if accepted else _clash(prefix, connected, underlay)
+        if clash is not None:
+            refusals.append(f"prefix {prefix} of {next_hop}: {clash}")
+        elif len(prefixes) >= MAX_HOST_PREFIXES:
+            refusals.append(f"prefix {prefix}: more than {MAX_HOST_PREFIXES} routes")
+        else:
+            prefixes.append(prefix)
+    return HostRoutes(tuple(prefixes), tuple(refusals[:MAX_HOST_PREFIXES]))
+
+
+def _clash(
+    prefix: Prefix, connected: tuple[Prefix, ...], underlay: tuple[Address, ...]
+) -> str | None:
+    for network in connected:
+        if _inside(network, prefix):
+            return (
+                f"it covers this host's own network {network}; "
+                f"add it to accept-conflicts to take it all the same"
+            )
+    for address in underlay:
+        if address in prefix:
+            return (
+                f"it covers the underlay address {address} of a peer; "
+                f"add it to accept-conflicts to take it all the same"
+            )
+    return None
+
+
+def _inside(inner: Prefix, outer: Prefix) -> bool:
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
+
+
+def _order(prefix: Prefix) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen

@@ -1,0 +1,315 @@
+"""Whom this node wants to be connected to, and which of several connections counts. Pure.
+
+Time comes in as monotonic seconds and jitter from a `random.Random`; attempts and connections to
+close come out. Two questions are settled here:
+
+**When to try.** A target is tried at once, then again after a delay that doubles from
+`FIRST_DELAY` to the target's own ceiling, with jitter so that a network that comes back is not
+hit by everybody at the same instant.
+
+**Which connection counts.** Both sides may connect at once, and a peer may come back before its
+old connection is known to be dead. Each run of a node has a random instance number in its Hello.
+A new instance ends every connection of the older one. Among connections of one instance those
+that the lower NodeId opened are preferred, and only the side that opened a connection closes it
+as a duplicate, so the two sides can never close both.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from quicether.errors import ConfigError, QuicEtherError, TrustError
+from quicether.model import DEFAULT_PORT, NodeId, PeerState, UnderlayAddress
+from quicether.transport.endpoint import CloseCode, Connection
+
+FIRST_DELAY: Final = 0.5
+"""Seconds before the second attempt."""
+CONFIGURED_CEILING: Final = 5.0
+"""Longest delay, in seconds, between attempts at a peer that a user named."""
+DISCOVERED_CEILING: Final = 60.0
+MAX_TARGETS: Final = 4096
+MAX_CONNECTIONS_PER_NODE: Final = 4
+MAX_ADDRESSES: Final = 8
+"""Addresses of one target that are tried side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a peer may be found: a host name or number, and a UDP port."""
+
+    host: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TargetKind(enum.Enum):
+    """Why a node is wanted; decides how long it is tried."""
+
+    CONFIGURED = "configured"
+    DISCOVERED = "discovered"
+    """Given up after `GIVE_UP_AFTER` attempts; wanted again when a packet asks for it."""
+
+
+GIVE_UP_AFTER: Final = 6
+
+
+@dataclass(slots=True)
+class Target:
+    """A peer that is wanted.
+
+    key: how its owner calls it, unique. expect: the only node accepted there, if known.
+    name: the only certificate name accepted there, if a user wrote one.
+    node: who was found there, once connected.
+    """
+
+    key: str
+    locations: tuple[Location, ...]
+    kind: TargetKind
+    expect: NodeId | None = None
+    name: str | None = None
+    node: NodeId | None = None
+    attempts: int = 0
+    outcomes: int = 0
+    next_try: float | None = 0.0
+    trying: set[UnderlayAddress] = field(default_factory=set)
+    error: QuicEtherError | None = None
+
+    @property
+    def ceiling(self) -> float:
+        """Longest delay between two attempts, in seconds."""
+        return CONFIGURED_CEILING if self.kind is TargetKind.CONFIGURED else DISCOVERED_CEILING
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A connection that is to be closed, and what to say."""
+
+    connection: Connection
+    code: CloseCode
+    reason: str
+
+
+@dataclass(slots=True)
+class _Live:
+    connection: Connection
+    instance: bytes
+    since: float
+
+
+class PeerTable:
+    """All targets and all live connections of one tunnel.
+
+    Bounded: at most MAX_TARGETS targets and MAX_CONNECTIONS_PER_NODE connections a node.
+    """
+
+    def __init__(self, me: NodeId, entropy: Random) -> None:
+        self._me = me
+        self._entropy = entropy
+        self._targets: dict[str, Target] = {}
+        self._live: dict[NodeId, list[_Live]] = {}
+
+    # -- targets -----------------------------------------------------------------------------
+
+    def want(
+        self,
+        key: str,
+        locations: Iterable[Location],
+        kind: TargetKind,
+        now: float,
+        *,
+        expect: NodeId | None = None,
+        name: str | None = None,
+    ) -> Target:
+        """Add a target, or give a known one new locations; it is tried at once when idle.
+
+        Raises ConfigError: there are MAX_TARGETS of them already.
+        """
+        target = self._targets.get(key)
+        if target is None:
+            if len(self._targets) >= MAX_TARGETS:
+                raise ConfigError(f"peer {key}: at most {MAX_TARGETS} peers are kept")
+            target = Target(key, (), kind, expect, name)
+            self._targets[key] = target
+        fresh = tuple(dict.fromkeys(locations))[:MAX_ADDRESSES]
+        moved = fresh != target.locations
+        target.locations = fresh
+        idle = not target.trying and self._connection_of(target) is None
+        if idle and (moved or target.next_try is None):
+            target.attempts = 0
+            target.next_try = now
+        return target
+
+    def forget(self, key: str) -> None:
+        """Drop a target; its live connections stay until someone closes them."""
+        self._targets.pop(key, None)
+
+    def targets(self) -> tuple[Target, ...]:
+        """Return every target, in the order they were added."""
+        return tuple(self._targets.values())
+
+    def due(self, now: float) -> list[Target]:
+        """Return the targets to be tried now; each waits for `tried` and its outcome."""
+        ready = []
+        for target in self._targets.values():
+            if target.next_try is not None and target.next_try <= now and target.locations:
+                target.next_try = None
+                if self._connection_of(target) is None:
+                    target.attempts += 1
+                    ready.append(target)
+        return ready
+
+    def next_due(self) -> float | None:
+        """Return when `due` has something next; None when nothing waits."""
+        times = [
+            target.next_try
+            for target in self._targets.values()
+            if target.next_try is not None and target.locations
+        ]
+        return min(times, default=None)
+
+    def tried(self, target: Target, addresses: Iterable[UnderlayAddress]) -> None:
+        """Note the addresses an attempt was started at."""
+        target.trying = set(addresses)
+
+    def attempt_failed(
+        self, target: Target, address: UnderlayAddress | None, error: QuicEtherError, now: float
+    ) -> None:
+        """Note that one address (None: all) came to nothing; the last one sets the next try."""
+        if address is None:
+            target.trying.clear()
+        else:
+            target.trying.discard(address)
+        # Being refused says more than silence from another address of the same peer.
+        if not isinstance(target.error, TrustError) or isinstance(error, TrustError):
+            target.error = error
+        if target.trying or self._connection_of(target) is not None:
+            return
+        target.outcomes += 1
+        self._back_off(target, now)
+
+    def trying(self, address: UnderlayAddress) -> list[Target]:
+        """Return the targets with an attempt under way at address."""
+        return [target for target in self._targets.values() if address in target.trying]
+
+    def kick(self, now: float) -> None:
+        """Try everything that waits at once: the host's network changed."""
+        for target in self._targets.values():
+            if not target.trying and self._connection_of(target) is None:
+                target.attempts = 0
+                target.next_try = now
+
+    def settled(self) -> bool:
+        """Tell whether each configured target has been found or has failed once."""
+        return all(
+            target.outcomes > 0
+            for target in self._targets.values()
+            if target.kind is TargetKind.CONFIGURED
+        )
+
+    def _back_off(self, target: Target, now: float) -> None:
+        if target.kind is TargetKind.DISCOVERED and target.attempts >= GIVE_UP_AFTER:
+            target.next_try = None
+            return
+        delay = min(FIRST_DELAY * 2 ** max(target.attempts - 1, 0), target.ceiling)
+        target.next_try = now + delay * self._entropy.uniform(0.75, 1.25)
+
+    # -- connections -------------------------------------------------------------------------
+
+    def connected(self, connection: Connection, instance: bytes, now: float) -> list[Closing]:
+        """Take in an authenticated connection and return those that it makes superfluous."""
+        node = connection.member.node_id
+        for target in self.trying(connection.remote):
+            if connection.initiated and target.expect in (None, node):
+                if target.name is not None and target.name != connection.member.name:
+                    error = TrustError(
+                        f"peer {target.key}: {connection.remote} is {connection.member.name!r}, "
+                        f"not {target.name!r}"
+                    )
+                    self.attempt_failed(target, connection.remote, error, now)
+                    return [Closing(connection, CloseCode.REFUSED, str(error))]
+                target.node = node
+        lives = self._live.setdefault(node, [])
+        closing = [
+            Closing(live.connection, CloseCode.DONE, "the peer was restarted")
+            for live in lives
+            if live.instance != instance
+        ]
+        lives[:] = [live for live in lives if live.instance == instance]
+        lives.append(_Live(connection, instance, now))
+        closing += self._superfluous(node)
+        for target in self._targets.values():
+            by_name = target.expect is None and target.name == connection.member.name
+            if by_name or self._is(target, node):
+                target.node = node
+                target.trying.clear()
+                target.attempts = 0
+                target.outcomes += 1
+                target.next_try = None
+                target.error = None
+        return closing
+
+    def _superfluous(self, node: NodeId) -> list[Closing]:
+        """Return, and no longer count, the connections this side opened once too often."""
+        lives = self._live[node]
+        mine = [live for live in lives if live.connection.initiated]
+        theirs = [live for live in lives if not live.connection.initiated]
+        extra = mine if theirs and node < self._me else mine[1:]
+        # A peer that opens without ever closing is bounded by ending its oldest.
+        extra = extra + theirs[:-MAX_CONNECTIONS_PER_NODE]
+        lives[:] = [live for live in lives if live not in extra]
+        return [Closing(live.connection, CloseCode.DUPLICATE, "duplicate") for live in extra]
+
+    def disconnected(self, connection: Connection, error: QuicEtherError, now: float) -> bool:
+        """Note that a connection ended; tell whether the node has none left.
+
+        A connection that was superfluous before has no say.
+        """
+        node = connection.member.node_id
+        lives = self._live.get(node, [])
+        if not any(live.connection is connection for live in lives):
+            return False
+        lives[:] = [live for live in lives if live.connection is not connection]
+        if lives:
+            return False
+        del self._live[node]
+        for target in self._targets.values():
+            if self._is(target, node):
+                target.error = error
+                self._back_off(target, now)
+        return True
+
+    def active(self, node: NodeId) -> Connection | None:
+        """Return the connection that counts for node, None without one."""
+        lives = self._live.get(node)
+        if not lives:
+            return None
+        by_lower = [
+            live for live in lives if live.connection.initiated == (self._me < node)
+        ] or lives
+        return by_lower[-1].connection
+
+    def connections(self) -> dict[NodeId, Connection]:
+        """Return the connection that counts for every connected node."""
+        return {node: live for node in self._live if (live := self.active(node)) is not None}
+
+    def state(self, target: Target) -> PeerState:
+        """Return what a user is told of a target."""
+        if self._connection_of(target) is not None:
+            return PeerState.CONNECTED
+        if isinstance(target.error, TrustError):
+            return PeerState.REFUSED
+        return PeerState.UNREACHABLE if target.outcomes else PeerState.CONNECTING
+
+    @staticmethod
+    def _is(target: Target, node: NodeId) -> bool:
+        return node in (target.expect, target.node)
+
+    def _connection_of(self, target: Target) -> Connection | None:
+        node = target.expect or target.node
+        return None if node is None else self.active(node)
