@@ -1,0 +1,373 @@
+"""IP packets as the data path sees them: bytes in, a few header fields out. Pure.
+
+Nothing here copies a payload unless it has to change one. Addresses stay packed (4 or 16 bytes,
+network order), because every table on the packet's way is keyed by bytes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, pack_into
+from typing import Final, NamedTuple
+
+from quicether.errors import ProtocolError
+
+ICMP: Final = 1
+TCP: Final = 6
+UDP: Final = 17
+ICMPV6: Final = 58
+PORT_PROTOCOLS: Final = frozenset((TCP, UDP, 33, 132, 136))
+"""TCP, UDP, DCCP, SCTP and UDP-Lite: the first four bytes are source and destination port."""
+
+IPV4_HEADER: Final = 20
+IPV6_HEADER: Final = 40
+MAX_EXTENSION_HEADERS: Final = 8
+"""No honest sender chains more; each one costs us a step (RFC 8504 section 5.3)."""
+
+_IPV4 = Struct("!BxHHHBBxx4s4s")
+_IPV6 = Struct("!IHBB16s16s")
+_PORTS = Struct("!HH")
+_FRAGMENT6 = Struct("!BxHI")
+
+_DONT_FRAGMENT = 0x4000
+_MORE_FRAGMENTS = 0x2000
+_OFFSET4 = 0x1FFF
+_FRAGMENT_HEADER = 44
+_AUTHENTICATION_HEADER = 51
+_EXTENSION_HEADERS = frozenset((0, 43, _FRAGMENT_HEADER, _AUTHENTICATION_HEADER, 60, 135, 139, 140))
+"""Hop-by-Hop, Routing, Fragment, Authentication, Destination Options, Mobility, HIP, Shim6."""
+_ECHO4 = frozenset((0, 8))
+_ECHO6 = frozenset((128, 129))
+ICMP_ERRORS: Final = frozenset((3, 4, 5, 11, 12))
+"""ICMPv4 types that are errors or redirects: never answered by an error (RFC 1122 3.2.2)."""
+
+
+class Flow(NamedTuple):
+    """What the packets of one conversation in one direction have in common.
+
+    The ports are None where the protocol has none. An ICMP echo carries its identifier in both,
+    so that a reply is the reverse of its request.
+    """
+
+    protocol: int
+    source: bytes
+    destination: bytes
+    source_port: int | None
+    destination_port: int | None
+
+    def reverse(self) -> Flow:
+        """Return the flow of the answers."""
+        return Flow(
+            self.protocol,
+            self.destination,
+            self.source,
+            self.destination_port,
+            self.source_port,
+        )
+
+
+class PacketView:
+    """The header fields of one IP packet. Made by `view`, never changed afterwards.
+
+    version: 4 or 6. source, destination: packed. protocol: of the payload behind all extension
+    headers. source_port, destination_port: None for other protocols and for every fragment but
+    the first. icmp_type, icmp_code: None unless ICMP or ICMPv6. fragment_offset: bytes, 0 for
+    the first or only one. identification: of a fragmented packet, else 0 for IPv6.
+    ttl: or hop limit. length: whole packet in bytes. offset: where the payload of `protocol`
+    begins, in bytes. echo: identifier of an ICMP echo. related: the flow that an ICMP error is
+    about, None where it quotes too little to tell.
+    """
+
+    __slots__ = (
+        "destination",
+        "destination_port",
+        "dont_fragment",
+        "echo",
+        "fragment_offset",
+        "icmp_code",
+        "icmp_type",
+        "identification",
+        "length",
+        "more_fragments",
+        "offset",
+        "protocol",
+        "related",
+        "source",
+        "source_port",
+        "ttl",
+        "version",
+    )
+
+    version: int
+    source: bytes
+    destination: bytes
+    protocol: int
+    source_port: int | None
+    destination_port: int | None
+    icmp_type: int | None
+    icmp_code: int | None
+    fragment_offset: int
+    more_fragments: bool
+    dont_fragment: bool
+    identification: int
+    ttl: int
+    length: int
+    offset: int
+    echo: int | None
+    related: Flow | None
+
+    @property
+    def is_fragment(self) -> bool:
+        """Whether this is a part of a larger packet, the first part included."""
+        return self.more_fragments or self.fragment_offset > 0
+
+    @property
+    def flow(self) -> Flow:
+        """The flow the packet belongs to."""
+        if self.echo is not None:
+            return Flow(self.protocol, self.source, self.destination, self.echo, self.echo)
+        return Flow(
+            self.protocol, self.source, self.destination, self.source_port, self.destination_port
+        )
+
+    @property
+    def is_icmp_error(self) -> bool:
+        """Whether the packet is an ICMP or ICMPv6 error or redirect."""
+        kind = self.icmp_type
+        if kind is None:
+            return False
+        if self.version == 4:
+            return kind in ICMP_ERRORS
+        return kind < 128 or kind == 137
+
+    def __repr__(self) -> str:
+        return f"PacketView({self.flow}, {self.length} bytes)"
+
+
+def view(packet: bytes) -> PacketView:
+    """Return the header fields of one whole IP packet.
+
+    Raises ProtocolError: neither IPv4 nor IPv6, lengths that contradict each other or the
+    number of bytes, a chain of more than MAX_EXTENSION_HEADERS, or a cut-off transport header.
+    """
+    if not packet:
+        raise ProtocolError("packet is empty")
+    found = PacketView.__new__(PacketView)
+    version = packet[0] >> 4
+    found.version = version
+    found.length = len(packet)
+    if version == 4:
+        _fill_ipv4(found, packet)
+    elif version == 6:
+        _fill_ipv6(found, packet)
+    else:
+        raise ProtocolError(f"packet has IP version {version}, not 4 or 6")
+    found.source_port = found.destination_port = None
+    found.icmp_type = found.icmp_code = None
+    found.echo = found.related = None
+    if not found.fragment_offset:
+        _fill_transport(found, packet)
+    return found
+
+
+def _fill_ipv4(found: PacketView, packet: bytes) -> None:
+    if len(packet) < IPV4_HEADER:
+        raise ProtocolError(f"IPv4 packet of {len(packet)} bytes is shorter than its header")
+    (
+        first,
+        length,
+        found.identification,
+        fragment,
+        found.ttl,
+        found.protocol,
+        found.source,
+        found.destination,
+    ) = _IPV4.unpack_from(packet)
+    header = (first & 0x0F) * 4
+    if not IPV4_HEADER <= header <= length == len(packet):
+        raise ProtocolError(
+            f"IPv4 packet of {len(packet)} bytes says header {header}, length {length}"
+        )
+    found.offset = header
+    found.fragment_offset = (fragment & _OFFSET4) * 8
+    found.more_fragments = bool(fragment & _MORE_FRAGMENTS)
+    found.dont_fragment = bool(fragment & _DONT_FRAGMENT)
+
+
+def _fill_ipv6(found: PacketView, packet: bytes) -> None:
+    if len(packet) < IPV6_HEADER:
+        raise ProtocolError(f"IPv6 packet of {len(packet)} bytes is shorter than its header")
+    _, payload, protocol, found.ttl, found.source, found.destination = _IPV6.unpack_from(packet)
+    if payload + IPV6_HEADER != len(packet):
+        raise ProtocolError(f"IPv6 packet of {len(packet)} bytes says payload {payload}")
+    found.fragment_offset = found.identification = 0
+    found.more_fragments = False
+    found.dont_fragment = True
+    found.offset = IPV6_HEADER
+    found.protocol = protocol
+    if protocol not in PORT_PROTOCOLS and protocol != ICMPV6:
+        _skip_extension_headers(found, packet)
+
+
+def _skip_extension_headers(found: PacketView, packet: bytes) -> None:
+    """Walk to the upper-layer header (RFC 8200 section 4), at most to a later fragment's data."""
+    protocol, offset = found.protocol, found.offset
+    for _ in range(MAX_EXTENSION_HEADERS + 1):
+        if protocol not in _EXTENSION_HEADERS:
+            found.protocol, found.offset = protocol, offset
+            return
+        size = 8
+        if offset + size > len(packet):
+            raise ProtocolError(f"IPv6 extension header {protocol} is cut off")
+        if protocol == _FRAGMENT_HEADER:
+            following, where, found.identification = _FRAGMENT6.unpack_from(packet, offset)
+            found.fragment_offset = where & 0xFFF8
+            found.more_fragments = bool(where & 1)
+        else:
+            following = packet[offset]
+            # AH counts in 4-byte units less two (RFC 4302 2.2), all others in 8-byte units.
+            units = packet[offset + 1]
+            size = (units + 2) * 4 if protocol == _AUTHENTICATION_HEADER else (units + 1) * 8
+        offset += size
+        if offset > len(packet):
+            raise ProtocolError(f"IPv6 extension header {protocol} is longer than the packet")
+        protocol = following
+        if found.fragment_offset:
+            found.protocol, found.offset = protocol, offset
+            return
+    raise ProtocolError(f"more than {MAX_EXTENSION_HEADERS} IPv6 extension headers")
+
+
+def _fill_transport(found: PacketView, packet: bytes) -> None:
+    protocol, offset = found.protocol, found.offset
+    if protocol in PORT_PROTOCOLS:
+        if offset + 4 > len(packet):
+            raise ProtocolError(f"header of protocol {protocol} is cut off")
+        found.source_port, found.destination_port = _PORTS.unpack_from(packet, offset)
+        return
+    if protocol != (ICMP if found.version == 4 else ICMPV6):
+        return
+    if offset + 8 > len(packet):
+        raise ProtocolError("ICMP header is cut off")
+    kind = found.icmp_type = packet[offset]
+    found.icmp_code = packet[offset + 1]
+    if kind in (_ECHO4 if found.version == 4 else _ECHO6):
+        found.echo = int.from_bytes(packet[offset + 4 : offset + 6], "big")
+    elif found.is_icmp_error:
+        found.related = _quoted_flow(packet[offset + 8 :])
+
+
+def _quoted_flow(quote: bytes) -> Flow | None:
+    """Return the flow of the packet that an ICMP error quotes, which may be cut off."""
+    if len(quote) >= IPV4_HEADER and quote[0] >> 4 == 4:
+        header = (quote[0] & 0x0F) * 4
+        protocol, source, destination = quote[9], quote[12:16], quote[16:20]
+        first = not int.from_bytes(quote[6:8], "big") & _OFFSET4
+        echo, kinds = ICMP, _ECHO4
+    elif len(quote) >= IPV6_HEADER and quote[0] >> 4 == 6:
+        header = IPV6_HEADER
+        protocol, source, destination = quote[6], quote[8:24], quote[24:40]
+        first = True
+        echo, kinds = ICMPV6, _ECHO6
+    else:
+        return None
+    if first and protocol in PORT_PROTOCOLS and len(quote) >= header + 4:
+        ports = _PORTS.unpack_from(quote, header)
+        return Flow(protocol, source, destination, ports[0], ports[1])
+    if first and protocol == echo and len(quote) >= header + 6 and quote[header] in kinds:
+        identifier = int.from_bytes(quote[header + 4 : header + 6], "big")
+        return Flow(protocol, source, destination, identifier, identifier)
+    return Flow(protocol, source, destination, None, None)
+
+
+def is_confined(address: bytes) -> bool:
+    """Tell whether a packed address must never cross a router, the overlay included.
+
+    True for unspecified, loopback, link-local, multicast and IPv4's reserved block with the
+    limited broadcast (RFC 6890, RFC 4291 section 2.5, RFC 3927). Multicast has no routing here.
+    """
+    if len(address) == 4:
+        first = address[0]
+        return first in (0, 127) or first >= 224 or (first == 169 and address[1] == 254)
+    first = address[0]
+    if first == 0xFF or (first == 0xFE and address[1] & 0xC0 == 0x80):
+        return True
+    # ::, ::1 and the IPv4-mapped block, which has no place on a wire (RFC 4942 section 2.2).
+    return not any(address[:10]) and (
+        address[10:12] == b"\xff\xff" or address[10:] in (bytes(6), b"\0\0\0\0\0\1")
+    )
+
+
+def decrement_ttl(packet: bytes) -> bytes:
+    """Return the packet with TTL or hop limit less one; the caller has seen that it is above 1.
+
+    The IPv4 header checksum is changed by the difference alone, so that a wrong one stays wrong
+    (RFC 1624 equation 3).
+    """
+    changed = bytearray(packet)
+    if changed[0] >> 4 == 6:
+        changed[7] -= 1
+        return bytes(changed)
+    changed[8] -= 1
+    # m' = m - 0x0100 for the word of TTL and protocol, hence ~m + m' = 0xFFFF - 0x0100.
+    total = (~(changed[10] << 8 | changed[11]) & 0xFFFF) + 0xFEFF
+    total = (total & 0xFFFF) + (total >> 16)
+    pack_into("!H", changed, 10, ~total & 0xFFFF)
+    return bytes(changed)
+
+
+def checksum(*parts: bytes) -> int:
+    """Return the Internet checksum (RFC 1071) over parts of even length, the last one any."""
+    total = 0
+    for part in parts:
+        # The number modulo 0xFFFF is the one's complement sum of its 16-bit words.
+        total += int.from_bytes(part + b"\0" * (len(part) & 1), "big")
+    folded = total % 0xFFFF
+    if folded == 0 and total:
+        folded = 0xFFFF
+    return ~folded & 0xFFFF
+
+
+def fragment(packet: bytes, mtu: int) -> list[bytes]:
+    """Cut an IPv4 packet without DF into fragments of at most mtu bytes (RFC 791 section 3.2).
+
+    mtu: at least 68. A fragment can be cut again. Options without the copy bit stay in the
+    first fragment alone.
+    """
+    header_length = (packet[0] & 0x0F) * 4
+    flags = int.from_bytes(packet[6:8], "big")
+    offset, last_flag = flags & _OFFSET4, flags & _MORE_FRAGMENTS
+    header = bytearray(packet[:header_length])
+    later_header = bytearray(packet[:IPV4_HEADER]) + _copied_options(
+        packet[IPV4_HEADER:header_length]
+    )
+    later_header[0] = 0x40 | len(later_header) // 4
+    payload = packet[header_length:]
+    fragments: list[bytes] = []
+    position = 0
+    while position < len(payload):
+        room = (mtu - len(header)) // 8 * 8
+        piece = payload[position : position + room]
+        more = last_flag if position + len(piece) == len(payload) else _MORE_FRAGMENTS
+        pack_into("!H", header, 2, len(header) + len(piece))
+        pack_into("!H", header, 6, more | (offset + position // 8))
+        pack_into("!H", header, 10, 0)
+        pack_into("!H", header, 10, checksum(bytes(header)))
+        fragments.append(bytes(header) + piece)
+        position += len(piece)
+        header = later_header
+    return fragments
+
+
+def _copied_options(options: bytes) -> bytes:
+    """Return the IPv4 options that every fragment carries, padded to whole words."""
+    copied = b""
+    position = 0
+    while position < len(options) and options[position] != 0:
+        kind = options[position]
+        size = 1 if kind == 1 else (options[position + 1] if position + 1 < len(options) else 0)
+        if size == 0 or (kind != 1 and size < 2):
+            break
+        if kind & 0x80:
+            copied += options[position : position + size]
+        position += size
+    return copied + bytes(-len(copied) % 4)
