@@ -1,1 +1,270 @@
-"""Control messages between peers: versioned CBOR, bounded, unknown fields ignored."""
+"""Control messages between peers: versioned CBOR, bounded, unknown fields ignored.
+
+On the control stream each message is a 16-bit length followed by one CBOR map (RFC 8949), whose
+"kind" says which of the models below holds the rest. A kind or a field that this version does not
+know is passed over, so that a newer peer can say more; a field that it does know has to be right.
+
+A request stream carries no CBOR of ours: the first byte of its body is an `RpcKind`, and what
+follows belongs to that service.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, ClassVar, Final, NoReturn
+
+import cbor2
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    ValidationError,
+)
+
+from quicether.errors import ProtocolError
+from quicether.model import NodeId, Prefix
+
+PROTOCOL_VERSION: Final = 1
+"""Newest version of these messages that this program speaks."""
+OLDEST_VERSION: Final = 1
+"""Oldest version of these messages that this program still understands."""
+
+MAX_RPC: Final = 65_536
+"""Largest body of a request or of its answer, in bytes."""
+MAX_MESSAGE: Final = 32_768
+"""Largest control message, in bytes, its length prefix not counted."""
+MAX_PREFIXES: Final = 1024
+"""Most prefixes in one message."""
+MAX_DEPTH: Final = 4
+"""Deepest nesting of CBOR containers in a message."""
+
+_LENGTH: Final = struct.Struct("!H")
+_PACKED_IPV4: Final = 5
+_PACKED_IPV6: Final = 17
+_KNOWN_TAGS: Final = (
+    *range(6), 25, 28, 29, 30, 35, 36, 37, 43, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
+)  # fmt: skip
+"""The CBOR tags that cbor2 would turn into dates, patterns, shared references and the like."""
+
+
+class RpcKind(enum.IntEnum):
+    """The service that a request is for: the first byte of its body."""
+
+    DHT = 1
+    AUTHORITY = 2
+    REVOCATION = 3
+
+
+def _prefix_from_wire(value: object) -> object:
+    if not isinstance(value, bytes):
+        return value
+    if len(value) == _PACKED_IPV4:
+        return IPv4Network((value[:-1], value[-1]))
+    if len(value) == _PACKED_IPV6:
+        return IPv6Network((value[:-1], value[-1]))
+    raise ValueError(f"a prefix has {_PACKED_IPV4} or {_PACKED_IPV6} bytes, not {len(value)}")
+
+
+def _prefix_to_wire(value: Prefix) -> bytes:
+    return value.network_address.packed + bytes([value.prefixlen])
+
+
+def _node_id_from_wire(value: object) -> object:
+    return NodeId(value) if isinstance(value, bytes) else value
+
+
+def _tuple_from_wire(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_WirePrefix = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(_prefix_from_wire),
+    PlainSerializer(_prefix_to_wire),
+]
+_WireNodeId = Annotated[
+    NodeId,
+    BeforeValidator(_node_id_from_wire),
+    PlainSerializer(lambda node_id: node_id.value, return_type=bytes),
+]
+_Prefixes = Annotated[
+    tuple[_WirePrefix, ...], BeforeValidator(_tuple_from_wire), Field(max_length=MAX_PREFIXES)
+]
+_Capability = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9-]{1,32}\z")]
+_Capabilities = Annotated[
+    tuple[_Capability, ...], BeforeValidator(_tuple_from_wire), Field(max_length=32)
+]
+_Token = Annotated[bytes, Field(min_length=1, max_length=16)]
+
+
+class Message(BaseModel):
+    """One control message. Immutable; its fields are checked when it is made or decoded."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    kind: ClassVar[str]
+
+
+class Hello(Message):
+    """Who speaks, and what it can do: the first message of both sides.
+
+    version, oldest: the newest and the oldest protocol version that the sender understands.
+    node_id: the sender; has to be the one that its certificate proves.
+    name: what the sender calls itself, for people; the certificate's name is what counts.
+    capabilities: optional features, lower case with dashes.
+    mtu: largest IP packet that the sender's device takes, in bytes.
+    prefixes: what the sender owns and serves now; forwards: what it reaches as a gateway.
+    listen_port: UDP port at which the sender can be connected to.
+    """
+
+    kind: ClassVar[str] = "hello"
+
+    node_id: _WireNodeId
+    name: Annotated[str, StringConstraints(min_length=1, max_length=63)]
+    version: Annotated[int, Field(ge=1, le=65_535)] = PROTOCOL_VERSION
+    oldest: Annotated[int, Field(ge=1, le=65_535)] = OLDEST_VERSION
+    capabilities: _Capabilities = ()
+    mtu: Annotated[int, Field(ge=576, le=65_535)] = 1280
+    prefixes: _Prefixes = ()
+    forwards: _Prefixes = ()
+    listen_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+
+    @property
+    def speaks_our_version(self) -> bool:
+        """Whether there is a protocol version that both sides understand."""
+        return self.oldest <= PROTOCOL_VERSION and self.version >= OLDEST_VERSION
+
+
+class Announce(Message):
+    """The prefixes that the sender serves from now on, in place of what it said before."""
+
+    kind: ClassVar[str] = "announce"
+
+    prefixes: _Prefixes = ()
+    forwards: _Prefixes = ()
+
+
+class Ping(Message):
+    """Asks for a Pong with the same token."""
+
+    kind: ClassVar[str] = "ping"
+
+    token: _Token
+
+
+class Pong(Message):
+    """Answers a Ping."""
+
+    kind: ClassVar[str] = "pong"
+
+    token: _Token
+
+
+class Bye(Message):
+    """The sender is about to leave on purpose; reason is for people."""
+
+    kind: ClassVar[str] = "bye"
+
+    reason: Annotated[str, StringConstraints(max_length=256)] = ""
+
+
+MESSAGES: Final[dict[str, type[Message]]] = {
+    model.kind: model for model in (Hello, Announce, Ping, Pong, Bye)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as it stands on the control stream, length prefix included.
+
+    Raises ProtocolError: it is larger than `MAX_MESSAGE` bytes.
+    """
+    body = cbor2.dumps({"kind": message.kind, **message.model_dump(exclude_defaults=True)})
+    if len(body) > MAX_MESSAGE:
+        raise ProtocolError(f"a {message.kind} message of {len(body)} bytes; at most {MAX_MESSAGE}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message | None:
+    """Return the message in one CBOR map, or None when its kind is not known to this version.
+
+    Raises ProtocolError: not CBOR, not a map, nested too deep, or a field that is wrong.
+    """
+    content = _decode_map(body)
+    kind = content.get("kind")
+    if not isinstance(kind, str):
+        raise ProtocolError(f"a control message with kind {kind!r:.60}; it must be a text")
+    model = MESSAGES.get(kind)
+    if model is None:
+        return None
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise ProtocolError(f"a {kind} message whose {where} is wrong: {first['msg']}") from None
+
+
+def _decode_map(body: bytes) -> dict[str, Any]:
+    try:
+        content = cbor2.loads(
+            body,
+            tag_hook=_refuse_tag,
+            semantic_decoders=_TAG_DECODERS,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        )
+    except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
+        raise ProtocolError(f"a control message that is not CBOR as agreed: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ProtocolError("a control message that is not a map with text keys")
+    return content
+
+
+def _refuse_tag(*_: object) -> NoReturn:
+    raise ValueError("tags are not used here")
+
+
+_TAG_DECODERS: Final = dict.fromkeys(_KNOWN_TAGS, _refuse_tag)
+
+
+class MessageReader:
+    """Cuts the bytes of a control stream into messages. Holds at most one message in part.
+
+    unknown: how many messages of an unknown kind were passed over.
+    """
+
+    __slots__ = ("_buffer", "unknown")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.unknown = 0
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Take the next bytes of the stream and return the messages that are now complete.
+
+        Raises ProtocolError: what arrived is no message; nothing can be read after that.
+        """
+        self._buffer += data
+        messages: list[Message] = []
+        start = 0
+        while len(self._buffer) - start >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer, start)
+            if length > MAX_MESSAGE:
+                raise ProtocolError(f"a control message of {length} bytes; at most {MAX_MESSAGE}")
+            end = start + _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            message = decode(bytes(self._buffer[start + _LENGTH.size : end]))
+            start = end
+            if message is None:
+                self.unknown += 1
+            else:
+                messages.append(message)
+        del self._buffer[:start]
+        return messages
