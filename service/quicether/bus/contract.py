@@ -17,15 +17,36 @@ TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
 
 # org.quicether1.Manager
 #   Up(s tunnel, a{ss} options, a{sv} how) -> o     options: keys of config.OPTIONS, as in vpn.data
-#       how: "owner" s  networkmanager|networkd|netlink|auto   who owns the link
-#            "bound" b  the tunnel goes down when the calling connection leaves the bus
-#            "transient" b  options alone count; otherwise they override the stored configuration
-#   Down(s tunnel)   Reload(s tunnel)   properties: Version s, Failures a{ss} (tunnel -> sentence)
+#       how: keys of `How`
+#   Down(s tunnel)   Reload(s tunnel)
+#   properties: Version s, Failures a{ss} (tunnel -> sentence)
 # org.quicether1.Tunnel
-#   properties: Name s, State s, Ready b, NodeId s, NodeName s, ListenPort q,
-#               HostConfig a{sv}, Peers aa{sv}, Routes aa{sv}, Counters a{st}, Refusals as
-#   methods: Lookup(s address) -> a{sv}   Ping(s node) -> a{sv}
-#   signals: only org.freedesktop.DBus.Properties.PropertiesChanged, coalesced
+#   properties: Name s, State s, Ready b, Network s, NodeId s, NodeName s, ListenPort q, Link s,
+#               Since d (Unix time), HostConfig a{sv}, Counters a{st}, Refusals as,
+#               PeerCount u, Peers aa{sv}, RouteCount u, Routes aa{sv} (the first LIST_LIMIT)
+#   methods: ListPeers(u start, u count) -> aa{sv}   ListRoutes(u start, u count) -> aa{sv}
+#            Lookup(s address) -> a{sv}   Ping(s node) -> a{sv}
+#            PolicyTest(s source, s destination, s protocol, q port) -> a{sv}
+#   a{sv} of peers, routes and answers: `status.PeerStatus` and its neighbours
+#   signals: only org.freedesktop.DBus.Properties.PropertiesChanged, coalesced. Peers, Routes and
+#            their counts come as invalidated; Counters change without a signal.
+
+LIST_LIMIT: Final = 256
+"""Most entries of a list in one message; ListPeers and ListRoutes give the rest."""
+
+
+class How(enum.StrEnum):
+    """Keys of the argument `how` of Manager.Up."""
+
+    OWNER = "owner"
+    """s: a LinkOwnerName; as configured where it is missing"""
+    BOUND = "bound"
+    """b: the tunnel goes down when the calling connection leaves the bus"""
+    TRANSIENT = "transient"
+    """b: options alone count; otherwise they override the stored configuration"""
+    PRIVATE = "private"
+    """b: the caller acts for one ordinary user (a profile private to them): options that name
+    files, open listeners or change trust are refused whatever the caller itself may do"""
 
 
 class TunnelState(enum.StrEnum):
@@ -67,6 +88,23 @@ class HostConfigKey(enum.StrEnum):
     """b: the service itself installs the default route and its rules"""
     GATEWAY = "gateway"
     """s: an underlay address, "" for none"""
+
+
+PRIVILEGED_OPTIONS: Final = frozenset(
+    {
+        "audit-log",
+        "certificate-file",
+        "health-addr",
+        "key-file",
+        "metrics-addr",
+        "netns",
+        "pinned-peers",
+        "policy-file",
+        "tun-addr",
+    }
+)
+"""Options of Up that need Action.CONFIGURE: they name files, open listeners or change trust.
+The same as `privileged` in config.OPTIONS; a test holds them together."""
 
 
 class ErrorName(enum.StrEnum):
