@@ -11,10 +11,9 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeAlias, TypeVar, Union
+from typing import Any, Final, TypeAlias, TypeVar, Union
 
 from quicether.model import NextHopKind, PeerState, RouteSource
 
@@ -106,7 +105,7 @@ class PolicyVerdict:
 def to_wire(status: object) -> Wire:
     """Return a status as key → (signature, value); fields that are None are left out."""
     found: Wire = {}
-    for name, (signature, _) in _fields(type(status)).items():
+    for name, (signature, _) in _FORMS[type(status)].items():
         value = getattr(status, name)
         if value is not None:
             plain = list(value) if isinstance(value, tuple) else value
@@ -121,7 +120,7 @@ def from_wire(kind: type[S], wire: Mapping[str, tuple[str, Any]]) -> S:
     Raises ValueError: a key is missing or its signature is not the one expected.
     """
     values: dict[str, Any] = {}
-    for name, (signature, parse) in _fields(kind).items():
+    for name, (signature, parse) in _FORMS[kind].items():
         if (entry := wire.get(name.replace("_", "-"))) is None:
             continue
         if entry[0] != signature:
@@ -147,14 +146,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-@cache
-def _fields(kind: type[Any]) -> dict[str, tuple[str, typing.Callable[[Any], Any]]]:
-    """Return field → (signature, parser of a wire value)."""
-    hints = typing.get_type_hints(kind)
-    return {field.name: _signature(hints[field.name]) for field in dataclasses.fields(kind)}
-
-
-def _signature(hint: Any) -> tuple[str, typing.Callable[[Any], Any]]:
+def _signature(hint: Any) -> tuple[str, Callable[[Any], Any]]:
     if typing.get_origin(hint) in (Union, types.UnionType):
         (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
@@ -162,3 +154,13 @@ def _signature(hint: Any) -> tuple[str, typing.Callable[[Any], Any]]:
     if issubclass(hint, str):
         return "s", hint
     return {bool: ("b", bool), int: ("t", int), float: ("d", float)}[hint]
+
+
+_FORMS: Final[Mapping[type[Any], dict[str, tuple[str, Callable[[Any], Any]]]]] = {
+    kind: {
+        field.name: _signature(typing.get_type_hints(kind)[field.name])
+        for field in dataclasses.fields(kind)
+    }
+    for kind in (PeerStatus, RouteStatus, LookupResult, PingResult, PolicyVerdict)
+}
+"""Status → field → (signature, parser of a value from the bus)."""
