@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from quicether.counters import Counters
+from quicether.errors import HostError
 
 
 class Device(Protocol):
@@ -15,8 +16,15 @@ class Device(Protocol):
     def name(self) -> str:
         """The interface's name."""
 
-    def start(self, receive: Callable[[list[bytes]], None]) -> None:
-        """Call receive with each batch that the kernel routes to the device."""
+    def start(
+        self,
+        receive: Callable[[list[bytes]], None],
+        lost: Callable[[HostError], None] | None = None,
+    ) -> None:
+        """Call receive with each batch that the kernel routes to the device.
+
+        lost: called once if the device is taken away under us; nothing is received afterwards.
+        """
 
     def pause(self, paused: bool) -> None:
         """Stop or resume reading: back-pressure, the kernel's own queue then drops."""

@@ -1,0 +1,129 @@
+"""What becomes of a packet, from its two addresses and one snapshot alone. Pure.
+
+Policy, size and TTL differ from packet to packet and are judged by the forwarder; everything
+here is the same for all packets of a pair of addresses, so the forwarder keeps it.
+
+The order is that of the decisions: what may not cross a router, then the source check, then
+(in the forwarder) policy, then the route.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from quicether.dataplane.icmp import Problem
+from quicether.dataplane.packet import is_confined
+from quicether.dataplane.snapshot import Snapshot
+from quicether.model import DropReason, Member, NextHopKind, NodeId, host_prefix
+
+
+class Action(enum.Enum):
+    """What is done with a packet that policy lets pass."""
+
+    SEND = "send"
+    """From this host's device to a node."""
+    DELIVER = "deliver"
+    """From a node to this host's device."""
+    FORWARD = "forward"
+    """From one node to another: the TTL goes down."""
+    DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of the packets from one address to another.
+
+    node: to whom SEND and FORWARD go, and whom a DROP for UNREACHABLE lacks a connection to.
+    source, destination: the members that policy is asked about.
+    reason: of a DROP. problem: what the sender of a dropped packet is told, None for nothing.
+    before_policy: a DROP that policy is not asked about.
+    """
+
+    action: Action
+    node: NodeId | None = None
+    source: Member | None = None
+    destination: Member | None = None
+    reason: DropReason | None = None
+    problem: Problem | None = None
+    before_policy: bool = False
+
+
+_CONFINED = Verdict(Action.DROP, reason=DropReason.LINK_LOCAL, before_policy=True)
+_UNKNOWN = Verdict(Action.DROP, reason=DropReason.UNKNOWN_CONNECTION, before_policy=True)
+_SPOOFED = Verdict(Action.DROP, reason=DropReason.SPOOFED_SOURCE, before_policy=True)
+
+
+def outbound(snapshot: Snapshot, source: bytes, destination: bytes) -> Verdict:
+    """Judge packets that the kernel routed to the device. Addresses are packed."""
+    if is_confined(destination) or is_confined(source):
+        return _CONFINED
+    if destination in snapshot.local:
+        return Verdict(Action.DROP, reason=DropReason.LOOP, before_policy=True)
+    owner = snapshot.owners.owner(destination)
+    hop = snapshot.fib.lookup(destination)
+    if hop is None:
+        reason, problem, node = DropReason.NO_ROUTE, Problem.NO_ROUTE, None
+    elif hop.kind is NextHopKind.LOCAL:
+        # Written back to the device it would come here again.
+        reason, problem, node = DropReason.LOOP, Problem.NO_ROUTE, None
+    elif hop.node not in snapshot.links:
+        reason, problem, node = DropReason.UNREACHABLE, Problem.UNREACHABLE, hop.node
+    else:
+        return Verdict(Action.SEND, hop.node, snapshot.me, owner)
+    return Verdict(Action.DROP, node, snapshot.me, owner, reason, problem)
+
+
+def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes) -> Verdict:
+    """Judge packets that came from a peer. Addresses are packed."""
+    if peer not in snapshot.members:
+        # It connected or went a moment ago, and the snapshot is of another moment.
+        return _UNKNOWN
+    if is_confined(destination) or is_confined(source):
+        return _CONFINED
+    if not accepts_source(snapshot, peer, source):
+        return _SPOOFED
+    sender = _sender(snapshot, peer, source)
+    hop = snapshot.fib.lookup(destination)
+    if destination in snapshot.local or (hop is not None and hop.kind is NextHopKind.LOCAL):
+        return Verdict(Action.DELIVER, None, sender, snapshot.me)
+    owner = snapshot.owners.owner(destination)
+    if not snapshot.forwards:
+        return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE)
+    if hop is None:
+        return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE, Problem.NO_ROUTE)
+    if hop.node == peer:
+        return Verdict(Action.DROP, None, sender, owner, DropReason.LOOP, Problem.NO_ROUTE)
+    if hop.node not in snapshot.links:
+        return Verdict(
+            Action.DROP, hop.node, sender, owner, DropReason.UNREACHABLE, Problem.UNREACHABLE
+        )
+    return Verdict(Action.FORWARD, hop.node, sender, owner)
+
+
+def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
+    """Tell whether a peer may send packets from a packed address.
+
+    It may where its certificate or pin covers the address, or where it is the way that this
+    node itself uses to the address (as owner, or as the gateway in front of the owner).
+    """
+    member = snapshot.members.get(peer)
+    if member is None or source in snapshot.local:
+        return False
+    if member.covers(host_prefix(ip_address(source))):
+        return True
+    hop = snapshot.fib.lookup(source)
+    return hop is not None and hop.node == peer
+
+
+def _sender(snapshot: Snapshot, peer: NodeId, source: bytes) -> Member | None:
+    """Return the member behind a source address: a gateway sends for others than itself.
+
+    Where the best route says that the address is ours (two gateways of one site), the peer
+    that sent it stands for it.
+    """
+    owner = snapshot.owners.owner(source)
+    if owner is None or owner.node_id == snapshot.me.node_id:
+        return snapshot.members.get(peer)
+    return owner
