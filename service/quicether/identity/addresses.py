@@ -1,0 +1,69 @@
+"""Overlay addresses: where each node's own IPv4 and IPv6 address comes from. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from quicether.errors import ConfigError
+from quicether.model import NodeId
+
+IPV4_POOL: Final = IPv4Network("100.64.0.0/10")
+"""Shared address space (RFC 6598): on no LAN, and not routed on the Internet."""
+
+
+def network_prefix(network_id: bytes) -> IPv6Network:
+    """Return the network's own unique local /48 (RFC 4193): fd, then 40 bits of its id.
+
+    network_id: 32 bytes, itself a hash of the authority's public key.
+    """
+    return IPv6Network((b"\xfd" + network_id[:5] + bytes(10), 48))
+
+
+def ipv6_address(network_id: bytes, node_id: NodeId) -> IPv6Address:
+    """Return the node's IPv6 address: the network's /48, then 80 bits of the NodeId."""
+    return IPv6Address(b"\xfd" + network_id[:5] + node_id.value[:10])
+
+
+def ipv4_candidates(
+    network_id: bytes, node_id: NodeId, pool: IPv4Network = IPV4_POOL
+) -> Iterator[IPv4Address]:
+    """Yield every usable address of pool once, beginning at one that the node's id chooses.
+
+    The first and the last address of the pool are left out: some stacks take them for the
+    network and its broadcast.
+    """
+    usable = pool.num_addresses - 2
+    digest = hashlib.sha256(b"quicether ipv4\0" + network_id + node_id.value).digest()
+    start = int.from_bytes(digest) % usable if usable > 0 else 0
+    base = int(pool.network_address) + 1
+    for step in range(usable):
+        yield IPv4Address(base + (start + step) % usable)
+
+
+def choose_ipv4(
+    network_id: bytes,
+    node_id: NodeId,
+    taken: Collection[IPv4Address],
+    pool: IPv4Network = IPV4_POOL,
+) -> IPv4Address:
+    """Return the node's first candidate that is not taken.
+
+    Raises ConfigError: the pool is full.
+    """
+    for candidate in ipv4_candidates(network_id, node_id, pool):
+        if candidate not in taken:
+            return candidate
+    raise ConfigError(f"address pool {pool} has no free address left")
+
+
+def derived_addresses(
+    node_id: NodeId, network_id: bytes, taken: Collection[IPv4Address] = ()
+) -> tuple[IPv4Address, IPv6Address]:
+    """Return the addresses of a node that no authority gave any (a pinned peer).
+
+    taken: IPv4 addresses of nodes that come first; the next candidate is used on conflict.
+    """
+    return choose_ipv4(network_id, node_id, taken), ipv6_address(network_id, node_id)
