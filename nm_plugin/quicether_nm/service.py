@@ -1,0 +1,244 @@
+"""The plugin's view of org.quicether1: one tunnel, up, its changes, down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import MessageType
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from quicether.bus import contract
+from quicether.bus.contract import ErrorName, LinkOwnerName, TunnelState
+from quicether.errors import ConfigError, HostError, TrustError, UnreachableError
+from quicether_nm.busclient import CallError, add_match, call, plain, watch_name
+from quicether_nm.profile import Profile
+
+log = logging.getLogger(__name__)
+
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+DOWN_TIMEOUT: Final = 5.0
+"""Seconds that the service may take to bring a tunnel down; it promises less than two."""
+
+
+class Service:
+    """A client of the service that holds at most one tunnel up.
+
+    The tunnel is bound to this connection to the bus, so it goes down whatever way this process
+    ends.
+    """
+
+    def __init__(self, bus: MessageBus) -> None:
+        self._bus = bus
+        self._name = ""
+        self._path = ""
+        self._owner = ""
+        self._up: asyncio.Task[None] | None = None
+        self._properties: dict[str, Any] = {}
+        self._stale = False
+        self._vanished = False
+        self._news = asyncio.Event()
+        self._removed = asyncio.Event()
+
+    async def watch(self) -> None:
+        """Subscribe to all that the service says. To be called once, before `up`.
+
+        Raises HostError: the bus does not let us.
+        """
+        self._bus.add_message_handler(self._on_message)
+        for interface, member in (
+            (PROPERTIES, "PropertiesChanged"),
+            (OBJECT_MANAGER, "InterfacesRemoved"),
+        ):
+            await add_match(
+                self._bus,
+                f"type='signal',sender='{contract.BUS_NAME}',interface='{interface}',"
+                f"member='{member}',path_namespace='{contract.ROOT_PATH}'",
+            )
+        await watch_name(self._bus, contract.BUS_NAME, self._on_vanished)
+
+    @property
+    def host_config(self) -> dict[str, Any]:
+        """What the OS is to have for the tunnel now; empty while the service does not know."""
+        value = self._properties.get("HostConfig", {})
+        return value if isinstance(value, dict) else {}
+
+    async def up(self, profile: Profile) -> None:
+        """Bring the profile's tunnel up, starting the service over D-Bus where it does not run.
+
+        Raises ConfigError: the service refuses the options. TrustError: it refuses us.
+        UnreachableError: it went away. HostError: it cannot be started, or it failed. The sentence
+        is the service's own where it gave one.
+        """
+        self._name = profile.tunnel
+        self._path = contract.tunnel_path(profile.tunnel)
+        self._properties = {}
+        self._vanished = self._stale = False
+        # In a task of its own, because whoever stops waiting for it must still take down what it
+        # brings up.
+        self._up = asyncio.create_task(self._bring_up(profile))
+        await asyncio.shield(self._up)
+        await self._fetch()
+
+    async def wait_ready(self, patience: float) -> bool:
+        """Wait at most patience seconds until packets can flow to a peer; tell whether they can.
+
+        Raises as `wait_change`.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                while not self._properties.get("Ready"):
+                    await self.wait_change()
+        except TimeoutError:
+            return False
+        return True
+
+    async def wait_change(self) -> None:
+        """Wait until properties of the tunnel have changed.
+
+        Raises UnreachableError: the service is gone. HostError: the tunnel failed.
+        """
+        await self._news.wait()
+        self._news.clear()
+        if self._vanished:
+            raise UnreachableError(f"{contract.BUS_NAME} left the bus: the service has stopped")
+        if self._stale:
+            await self._fetch()
+        if self._properties.get("State") == TunnelState.FAILED:
+            raise HostError(await self._failure())
+
+    async def down(self) -> None:
+        """Take the tunnel down; nothing happens where it never came up or the service is gone.
+
+        Raises HostError: the service did not do it.
+        """
+        up, self._up = self._up, None
+        if up is None:
+            return
+        await asyncio.wait([up])
+        if self._vanished or up.exception() is not None:
+            return
+        try:
+            await self._call_manager("Down", "s", [self._name], DOWN_TIMEOUT)
+        except CallError as error:
+            if error.name != ErrorName.NOT_FOUND:
+                raise
+
+    async def _bring_up(self, profile: Profile) -> None:
+        how = {
+            "owner": Variant("s", LinkOwnerName.NETWORKMANAGER.value),
+            "bound": Variant("b", True),
+        }
+        body = [profile.tunnel, dict(profile.options), how]
+        # The answer has to come before NetworkManager loses its patience, or its sentence is lost.
+        timeout = max(profile.timeout - 2, profile.timeout / 2)
+        self._removed.clear()
+        try:
+            try:
+                reply = await self._call_manager("Up", "sa{ss}a{sv}", body, timeout)
+            except CallError as error:
+                if error.name != ErrorName.ALREADY_UP or not await self._wait_removed():
+                    raise
+                reply = await self._call_manager("Up", "sa{ss}a{sv}", body, timeout)
+        except CallError as error:
+            raise _kind_of(error) from None
+        self._path = reply.body[0]
+
+    async def _wait_removed(self) -> bool:
+        """Wait for the end of an earlier activation of the tunnel that is just going down.
+
+        NetworkManager does not wait for it, so `down` with `up` right behind it comes here.
+        """
+        try:
+            await self._fetch()
+        except CallError:
+            return True
+        if self._properties.get("State") != TunnelState.STOPPING:
+            return False
+        try:
+            await asyncio.wait_for(self._removed.wait(), DOWN_TIMEOUT)
+        except TimeoutError:
+            log.warning("tunnel %s is still stopping after %g s", self._name, DOWN_TIMEOUT)
+        return True
+
+    async def _fetch(self) -> None:
+        """Read all properties of the tunnel. Raises HostError."""
+        self._stale = False
+        message = Message(
+            contract.BUS_NAME,
+            self._path,
+            PROPERTIES,
+            "GetAll",
+            signature="s",
+            body=[contract.TUNNEL_INTERFACE],
+        )
+        reply = await call(self._bus, message)
+        self._owner = reply.sender
+        self._properties = plain(reply.body[0])
+        self._news.set()
+
+    async def _failure(self) -> str:
+        """Return the service's sentence on why the tunnel failed."""
+        message = Message(
+            contract.BUS_NAME,
+            contract.ROOT_PATH,
+            PROPERTIES,
+            "Get",
+            signature="ss",
+            body=[contract.MANAGER_INTERFACE, "Failures"],
+        )
+        failures = plain((await call(self._bus, message)).body[0])
+        return str(failures.get(self._name, f"tunnel {self._name} failed"))
+
+    async def _call_manager(
+        self, member: str, signature: str, body: list[Any], timeout: float
+    ) -> Message:
+        message = Message(
+            contract.BUS_NAME,
+            contract.ROOT_PATH,
+            contract.MANAGER_INTERFACE,
+            member,
+            signature=signature,
+            body=body,
+        )
+        return await call(self._bus, message, timeout)
+
+    def _on_message(self, message: Message) -> None:
+        # Match rules do not stop a signal that is sent to us alone, and any user may send one: only
+        # what comes from the owner of the service's name counts.
+        if message.message_type is not MessageType.SIGNAL or message.sender != self._owner:
+            return
+        if message.member == "InterfacesRemoved" and message.signature == "oas":
+            if message.body[0] == self._path:
+                self._removed.set()
+        elif (
+            message.member == "PropertiesChanged"
+            and message.signature == "sa{sv}as"
+            and message.path == self._path
+            and message.body[0] == contract.TUNNEL_INTERFACE
+        ):
+            self._properties.update(plain(message.body[1]))
+            self._stale = self._stale or bool(message.body[2])
+            self._news.set()
+
+    def _on_vanished(self) -> None:
+        self._vanished = True
+        self._removed.set()
+        self._news.set()
+
+
+def _kind_of(error: CallError) -> ConfigError | TrustError | HostError:
+    """Return the error of `Up` as the kind that says whose fault it is."""
+    if error.name == ErrorName.INVALID:
+        return ConfigError(str(error))
+    if error.name == ErrorName.NOT_AUTHORIZED:
+        return TrustError(str(error))
+    if error.name.startswith(("org.freedesktop.DBus.Error.", "org.freedesktop.systemd1.")):
+        return HostError(
+            f"{contract.BUS_NAME} cannot be used: {error}; see systemctl status quicether.service"
+        )
+    return error
