@@ -29,6 +29,8 @@ Interface = IPv4Interface | IPv6Interface
 Prefix = IPv4Network | IPv6Network
 
 NODE_ID_BYTES: Final = 20
+MIN_NODE_ID_DIGITS: Final = 4
+"""Shortest beginning of a NodeId that a person may write for it."""
 DEFAULT_PORT: Final = 9000
 MIN_IPV6_MTU: Final = 1280
 """Smallest MTU of a link that carries IPv6, in bytes (RFC 8200 section 5)."""
@@ -125,6 +127,13 @@ class Member:
         return any(
             block.version == prefix.version and prefix.subnet_of(block)  # type: ignore[arg-type]
             for block in (*self.prefixes, *self.host_prefixes)
+        )
+
+    def is_called(self, reference: str) -> bool:
+        """Tell whether reference is the member's name, its NodeId, or the beginning of that."""
+        return self.name == reference or (
+            len(reference) >= MIN_NODE_ID_DIGITS
+            and str(self.node_id).startswith(reference.lower())
         )
 
     @property

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from quicether.config.values import HostPort
 from quicether.errors import ConfigError, QuicEtherError, TrustError
-from quicether.model import DEFAULT_PORT, NodeId, PeerState, UnderlayAddress
+from quicether.model import NodeId, PeerState, UnderlayAddress
 from quicether.transport.endpoint import CloseCode, Connection
 
 FIRST_DELAY: Final = 0.5
@@ -35,17 +36,6 @@ MAX_TARGETS: Final = 4096
 MAX_CONNECTIONS_PER_NODE: Final = 4
 MAX_ADDRESSES: Final = 8
 """Addresses of one target that are tried side by side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a peer may be found: a host name or number, and a UDP port."""
-
-    host: str
-    port: int = DEFAULT_PORT
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class TargetKind(enum.Enum):
@@ -64,15 +54,15 @@ class Target:
     """A peer that is wanted.
 
     key: how its owner calls it, unique. expect: the only node accepted there, if known.
-    name: the only certificate name accepted there, if a user wrote one.
+    reference: name, or beginning of the id, of the only member accepted there.
     node: who was found there, once connected.
     """
 
     key: str
-    locations: tuple[Location, ...]
+    locations: tuple[HostPort, ...]
     kind: TargetKind
     expect: NodeId | None = None
-    name: str | None = None
+    reference: str | None = None
     node: NodeId | None = None
     attempts: int = 0
     outcomes: int = 0
@@ -119,12 +109,12 @@ class PeerTable:
     def want(
         self,
         key: str,
-        locations: Iterable[Location],
+        locations: Iterable[HostPort],
         kind: TargetKind,
         now: float,
         *,
         expect: NodeId | None = None,
-        name: str | None = None,
+        reference: str | None = None,
     ) -> Target:
         """Add a target, or give a known one new locations; it is tried at once when idle.
 
@@ -134,7 +124,7 @@ class PeerTable:
         if target is None:
             if len(self._targets) >= MAX_TARGETS:
                 raise ConfigError(f"peer {key}: at most {MAX_TARGETS} peers are kept")
-            target = Target(key, (), kind, expect, name)
+            target = Target(key, (), kind, expect, reference)
             self._targets[key] = target
         fresh = tuple(dict.fromkeys(locations))[:MAX_ADDRESSES]
         moved = fresh != target.locations
@@ -223,13 +213,13 @@ class PeerTable:
 
     def connected(self, connection: Connection, instance: bytes, now: float) -> list[Closing]:
         """Take in an authenticated connection and return those that it makes superfluous."""
-        node = connection.member.node_id
+        member, node = connection.member, connection.member.node_id
         for target in self.trying(connection.remote):
             if connection.initiated and target.expect in (None, node):
-                if target.name is not None and target.name != connection.member.name:
+                if target.reference is not None and not member.is_called(target.reference):
                     error = TrustError(
-                        f"peer {target.key}: {connection.remote} is {connection.member.name!r}, "
-                        f"not {target.name!r}"
+                        f"peer {target.key}: {connection.remote} is {member.name!r} "
+                        f"({node}), not {target.reference!r}"
                     )
                     self.attempt_failed(target, connection.remote, error, now)
                     return [Closing(connection, CloseCode.REFUSED, str(error))]
@@ -244,7 +234,7 @@ class PeerTable:
         lives.append(_Live(connection, instance, now))
         closing += self._superfluous(node)
         for target in self._targets.values():
-            by_name = target.expect is None and target.name == connection.member.name
+            by_name = target.reference is not None and member.is_called(target.reference)
             if by_name or self._is(target, node):
                 target.node = node
                 target.trying.clear()

@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 
+from quicether.config.values import HostPort
 from quicether.errors import TrustError, UnreachableError
 from quicether.model import Member, NodeId, PeerState, UnderlayAddress
 from quicether.overlay.peers import (
     CONFIGURED_CEILING,
     GIVE_UP_AFTER,
-    Location,
     PeerTable,
     Target,
     TargetKind,
@@ -46,7 +46,7 @@ def table() -> PeerTable:
 
 
 def want(table: PeerTable, kind: TargetKind = TargetKind.CONFIGURED, **known: object) -> Target:
-    return table.want("home", [Location("192.0.2.1")], kind, 0.0, **known)  # type: ignore[arg-type]
+    return table.want("home", [HostPort("192.0.2.1", 9000)], kind, 0.0, **known)  # type: ignore[arg-type]
 
 
 def start(table: PeerTable, now: float = 0.0) -> Target:
@@ -173,7 +173,7 @@ def test_a_peer_that_opens_without_end_is_bounded(table: PeerTable) -> None:
 
 
 def test_another_name_than_the_profile_says_is_refused(table: PeerTable) -> None:
-    target = want(table, name="office")
+    target = want(table, reference="office")
     start(table)
     (closing,) = table.connected(Wire(HIGH, initiated=True, name="home"), b"i", 0.0)
     assert closing.code is CloseCode.REFUSED

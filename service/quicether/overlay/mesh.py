@@ -1,0 +1,381 @@
+"""One tunnel's overlay while it runs: what an endpoint and a forwarder report to.
+
+The mesh keeps three things in step: the peer table (whom to connect to), the overlay's routes
+(which prefix goes where) and the forwarder's snapshot. Whatever changes is only marked, and
+published once at the end of the event loop's turn, so that a burst of announcements costs one
+snapshot and one new desired state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Final, Protocol
+
+from quicether.config.values import HostPort, PeerAddress
+from quicether.dataplane.forwarder import Forwarder
+from quicether.dataplane.packet import PacketView
+from quicether.dataplane.snapshot import PacketPolicy, Snapshot
+from quicether.errors import ConfigError, ProtocolError, QuicEtherError, UnreachableError
+from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.overlay.dialer import Dialer
+from quicether.overlay.peers import PeerTable, TargetKind
+from quicether.overlay.routes import OverlayRoutes
+from quicether.transport.endpoint import CloseCode, ConnectFailed, Connection, Endpoint
+from quicether.transport.messages import Announce, Hello, Message, Ping, Pong, RpcKind
+
+log = logging.getLogger(__name__)
+
+HOUSEKEEPING: Final = 1.0
+"""Seconds between looks at round-trip times and at packets held too long."""
+MAX_PINGS: Final = 64
+"""Pings of ours that may be under way at once."""
+
+
+class SecurityEvents(Protocol):
+    """Who is told when somebody tries what they may not."""
+
+    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
+        """A peer was turned away."""
+
+    def spoofed(self, member: Member | None, packet: PacketView) -> None:
+        """A peer sent from an address that is not its own."""
+
+    def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
+        """A peer announced prefixes that its certificate does not cover."""
+
+
+class RpcService(Protocol):
+    """Answers the requests of one RpcKind."""
+
+    async def answer(self, connection: Connection, body: bytes) -> bytes:
+        """Answer one request; body without its first byte. A QuicEtherError resets it."""
+
+
+class Discovery(Protocol):
+    """Finds who owns what, where the peers at hand do not say so."""
+
+    def look_up(self, destination: bytes) -> bool:
+        """Begin to look for the prefix of a packed address; False: known to have none."""
+
+    def locate(self, node: NodeId) -> bool:
+        """Begin to look for where a node is; False: there is nobody to ask."""
+
+
+class Mesh:
+    """Implements `transport.EndpointEvents` and `dataplane.ForwarderEvents` for one tunnel."""
+
+    def __init__(
+        self,
+        me: Member,
+        endpoint: Endpoint,
+        routes: OverlayRoutes,
+        *,
+        instance: bytes,
+        entropy: Random,
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+        security: SecurityEvents,
+    ) -> None:
+        """Put a mesh together; nothing runs before `start`.
+
+        instance: random bytes of this run. clock: monotonic seconds. changed: called, at most
+        once a turn of the event loop, when anything a user can see is different.
+        """
+        self.me = me
+        self.routes = routes
+        self.peers = PeerTable(me.node_id, entropy)
+        self.discovery: Discovery | None = None
+        self._endpoint = endpoint
+        self._instance = instance
+        self._clock = clock
+        self._changed = changed
+        self._security = security
+        self._dialer = Dialer(self.peers, endpoint, clock, self._mark)
+        self._forwarder: Forwarder | None = None
+        self._policy: PacketPolicy | None = None
+        self._owned: tuple[Prefix, ...] = ()
+        self._forwards: tuple[Prefix, ...] = ()
+        self._is_gateway = False
+        self._mtu = 1280
+        self._rpc: dict[RpcKind, RpcService] = {}
+        self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._entropy = entropy
+        self._publishing: asyncio.Handle | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # -- life --------------------------------------------------------------------------------
+
+    def start(self, forwarder: Forwarder, peers: Iterable[PeerAddress]) -> None:
+        """Begin to connect to peers and to feed the forwarder with snapshots."""
+        self._forwarder = forwarder
+        self.want_configured(peers)
+        self._publish()
+        self._keep_house()
+
+    async def close(self) -> None:
+        """Stop connecting; the endpoint is closed by its owner."""
+        self._closed = True
+        for handle in (self._publishing, self._housekeeping):
+            if handle is not None:
+                handle.cancel()
+        await self._dialer.close()
+        for waiting in self._pings.values():
+            waiting.cancel()
+
+    def want_configured(self, peers: Iterable[PeerAddress]) -> None:
+        """Make peers all that the configuration names, in place of what it named before."""
+        wanted = {str(peer): peer for peer in peers}
+        for target in self.peers.targets():
+            if target.kind is TargetKind.CONFIGURED and target.key not in wanted:
+                self.peers.forget(target.key)
+        for key, peer in wanted.items():
+            expect, reference = self._whom(peer.node)
+            self.peers.want(
+                key,
+                [peer.endpoint],
+                TargetKind.CONFIGURED,
+                self._clock(),
+                expect=expect,
+                reference=reference,
+            )
+        self._dialer.wake()
+        self._mark()
+
+    def want(self, node: NodeId, locations: Sequence[HostPort]) -> None:
+        """Connect to a node that was found at locations."""
+        if self._closed or node == self.me.node_id:
+            return
+        key, kind = str(node), TargetKind.DISCOVERED
+        self.peers.want(key, locations, kind, self._clock(), expect=node)
+        self._dialer.wake()
+
+    def serve(
+        self,
+        owned: Iterable[Prefix],
+        forwards: Iterable[Prefix] = (),
+        *,
+        gateway: bool = False,
+        mtu: int = 1280,
+    ) -> None:
+        """Say what this node owns and, as a gateway, forwards for, in place of earlier.
+
+        Every peer is told when it differs from what they were told before.
+        """
+        owned, forwards = tuple(owned), tuple(forwards)
+        differs = (owned, forwards) != (self._owned, self._forwards)
+        self._owned, self._forwards, self._is_gateway, self._mtu = owned, forwards, gateway, mtu
+        self.routes.serve(owned)
+        if differs:
+            for connection in self.peers.connections().values():
+                self._say(connection, Announce(prefixes=owned, forwards=forwards))
+        self._mark()
+
+    def use_policy(self, policy: PacketPolicy | None) -> None:
+        """Let policy decide from the next packet on; None lets members reach what is routed."""
+        self._policy = policy
+        self._mark()
+
+    def answer_with(self, kind: RpcKind, service: RpcService) -> None:
+        """Let service answer the requests of that kind."""
+        self._rpc[kind] = service
+
+    def underlay_changed(self) -> None:
+        """Check every path and try every waiting peer at once: the host's network changed."""
+        self._endpoint.probe_paths()
+        self.peers.kick(self._clock())
+        self._dialer.wake()
+
+    def hello(self) -> Hello:
+        """Return what this node says first on every connection."""
+        return Hello(
+            node_id=self.me.node_id,
+            name=self.me.name,
+            mtu=self._mtu,
+            prefixes=self._owned,
+            forwards=self._forwards,
+            listen_port=self._endpoint.local_address.port,
+            instance=self._instance,
+            capabilities=("gateway",) if self._is_gateway else (),
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Return what the data path is to use now."""
+        return self.routes.snapshot(
+            self.peers.connections(), self._policy, forwards=self._is_gateway
+        )
+
+    # -- questions ---------------------------------------------------------------------------
+
+    def find(self, reference: str) -> Member:
+        """Return the member that a name, a NodeId or the beginning of one means.
+
+        Raises ConfigError: nobody or more than one.
+        """
+        found = self.routes.find(reference)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise ConfigError(f"node {reference!r} is not known on this network")
+        names = ", ".join(f"{member.name} ({member.node_id.short})" for member in found[:4])
+        raise ConfigError(f"node {reference!r} may be any of {names}; write more of its id")
+
+    async def ping(self, node: NodeId, patience: float) -> float:
+        """Return the seconds a message to node and its answer take.
+
+        patience: longest wait in seconds. Raises UnreachableError.
+        """
+        connection = self.peers.active(node)
+        if connection is None:
+            raise UnreachableError(f"node {node.short} is not connected")
+        if len(self._pings) >= MAX_PINGS:
+            raise UnreachableError(f"{MAX_PINGS} pings are under way already")
+        token = self._entropy.randbytes(8)
+        answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._pings[token] = answered
+        sent = self._clock()
+        try:
+            connection.send_message(Ping(token=token))
+            async with asyncio.timeout(patience):
+                return await answered - sent
+        except TimeoutError:
+            raise UnreachableError(
+                f"node {node.short} did not answer within {patience:g} s"
+            ) from None
+        finally:
+            del self._pings[token]
+
+    # -- what the endpoint reports -----------------------------------------------------------
+
+    def connected(self, connection: Connection) -> None:
+        """Take in a peer whose certificate was accepted and whose Hello has come."""
+        member, hello = connection.member, connection.hello
+        if member.node_id == self.me.node_id:
+            connection.close(CloseCode.DUPLICATE, "this is the same node")
+            return
+        closing = self.peers.connected(connection, hello.instance, self._clock())
+        for each in closing:
+            each.connection.close(each.code, each.reason)
+        self._dialer.wake()
+        if self.peers.active(member.node_id) is None:
+            self._mark()
+            return
+        log.info("peer %s (%s) connected at %s", member.name, member.node_id, connection.remote)
+        self._learn(connection, hello.prefixes, hello.forwards)
+        self.routes.reachable(member.node_id, reachable=True, rtt=connection.rtt)
+        self._mark()
+
+    def disconnected(self, connection: Connection, reason: str) -> None:
+        """Note that a connection is gone; its prefixes stay, as unreachable."""
+        member = connection.member
+        error = UnreachableError(reason)
+        if self.peers.disconnected(connection, error, self._clock()):
+            log.info("peer %s (%s) lost: %s", member.name, member.node_id, reason)
+            self.routes.reachable(member.node_id, reachable=False)
+        self._dialer.wake()
+        self._mark()
+
+    def connect_failed(self, failure: ConnectFailed) -> None:
+        """Hand the outcome of an attempt to the dialer."""
+        self._dialer.failed(failure)
+        if failure.expect is not None and self._forwarder is not None:
+            self._forwarder.give_up_node(failure.expect)
+
+    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
+        """Pass a security event on."""
+        self._security.refused(remote, error)
+
+    def packets(self, connection: Connection, packets: list[bytes]) -> None:
+        """Hand a batch to the forwarder."""
+        if self._forwarder is not None:
+            self._forwarder.inbound(connection.member.node_id, packets)
+
+    def message(self, connection: Connection, message: Message) -> None:
+        """Act on a control message."""
+        match message:
+            case Announce():
+                self._learn(connection, message.prefixes, message.forwards)
+                self._mark()
+            case Ping():
+                self._say(connection, Pong(token=message.token))
+            case Pong():
+                waiting = self._pings.get(message.token)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(self._clock())
+
+    async def request(self, connection: Connection, body: bytes) -> bytes:
+        """Let the service that a request is for answer it."""
+        service = self._rpc.get(RpcKind(body[0])) if body and body[0] in list(RpcKind) else None
+        if service is None:
+            raise ProtocolError(f"a request for service {body[:1].hex() or 'none'}, not offered")
+        return await service.answer(connection, body[1:])
+
+    def path_changed(self, connection: Connection) -> None:
+        """The path to a peer takes other sizes or leads elsewhere."""
+        del connection
+        self._mark()
+
+    # -- what the forwarder reports ----------------------------------------------------------
+
+    def unknown_destination(self, destination: bytes) -> bool:
+        """Look for the prefix of a packed address, where there is somebody to ask."""
+        return self.discovery is not None and self.discovery.look_up(destination)
+
+    def wanted(self, node: NodeId) -> bool:
+        """Connect to a node that a packet wants to go to; True while that is under way."""
+        if self.discovery is not None and self.discovery.locate(node):
+            return True
+        return any(target.expect == node and target.trying for target in self.peers.targets())
+
+    def spoofed(self, node: NodeId, packet: PacketView) -> None:
+        """Pass a security event on."""
+        self._security.spoofed(self.routes.member(node), packet)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _learn(
+        self, connection: Connection, owned: Iterable[Prefix], forwards: Iterable[Prefix]
+    ) -> None:
+        uncovered = self.routes.announced(connection.member, owned, forwards)
+        if uncovered:
+            self._security.uncovered(connection.member, uncovered)
+
+    def _whom(self, reference: str | None) -> tuple[NodeId | None, str | None]:
+        """Return the one id, or the name or beginning of an id, that a peer has to have."""
+        if reference is None:
+            return None, None
+        try:
+            return NodeId.parse(reference), None
+        except ConfigError:
+            return None, reference
+
+    def _say(self, connection: Connection, message: Message) -> None:
+        try:
+            connection.send_message(message)
+        except UnreachableError as error:
+            # The endpoint reports the connection's end by itself.
+            log.debug("%s not told %s: %s", connection.member.name, message.kind, error)
+
+    def _mark(self) -> None:
+        if self._publishing is None and not self._closed:
+            self._publishing = asyncio.get_running_loop().call_soon(self._publish)
+
+    def _publish(self) -> None:
+        self._publishing = None
+        if self._forwarder is not None:
+            self._forwarder.swap(self.snapshot())
+        self._changed()
+
+    def _keep_house(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._housekeeping = loop.call_later(HOUSEKEEPING, self._keep_house)
+        if self._forwarder is not None:
+            self._forwarder.expire()
+        before = self.routes.fib
+        for node, connection in self.peers.connections().items():
+            self.routes.reachable(node, reachable=True, rtt=connection.rtt)
+        if self.routes.fib is not before:
+            self._mark()
