@@ -90,23 +90,6 @@ class HostConfigKey(enum.StrEnum):
     """s: an underlay address, "" for none"""
 
 
-PRIVILEGED_OPTIONS: Final = frozenset(
-    {
-        "audit-log",
-        "certificate-file",
-        "health-addr",
-        "key-file",
-        "metrics-addr",
-        "netns",
-        "pinned-peers",
-        "policy-file",
-        "tun-addr",
-    }
-)
-"""Options of Up that need Action.CONFIGURE: they name files, open listeners or change trust.
-The same as `privileged` in config.OPTIONS; a test holds them together."""
-
-
 class ErrorName(enum.StrEnum):
     """Names of the errors that methods answer with; the message is a sentence for a person."""
 
