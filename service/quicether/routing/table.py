@@ -52,17 +52,24 @@ class _Path:
     rtt: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where candidates come from. One shared object for all prefixes that it stands for."""
+    """Where candidates come from: one object, told by identity, for all its prefixes.
 
-    next_hop: NextHop
-    source: RouteSource
+    alone: the candidates of every prefix for which this is the only one.
+    """
+
+    __slots__ = ("alone", "next_hop", "prefixes", "source")
+
+    def __init__(self, next_hop: NextHop, source: RouteSource) -> None:
+        self.next_hop = next_hop
+        self.source = source
+        self.prefixes: set[Prefix] = set()
+        self.alone: _Candidates = (self,)
 
 
 _Rank = tuple[int, int]
 _Candidates = tuple[_Origin, ...]
-"""Of one prefix, the best first. Sole candidates share one tuple for each origin."""
+"""Of one prefix, the best first."""
 _NOWHERE: Final = _Path()
 
 
@@ -83,8 +90,7 @@ class RoutingTable:
         self._max_prefixes = max_prefixes
         self._max_candidates = max_candidates
         self._candidates: dict[Prefix, _Candidates] = {}
-        self._origins: dict[_Origin, set[Prefix]] = {}
-        self._sole: dict[_Origin, _Candidates] = {}
+        self._origins: dict[tuple[NextHop, RouteSource], _Origin] = {}
         self._contested: dict[NodeId, set[Prefix]] = {}
         self._paths: dict[NodeId, _Path] = {}
 
@@ -93,7 +99,7 @@ class RoutingTable:
 
         Returns the change of the prefix's best route or owner, None when both stay.
         """
-        origin = _Origin(next_hop, source)
+        origin = self._origins.get((next_hop, source)) or _Origin(next_hop, source)
         before = self._candidates.get(prefix, ())
         if origin in before:
             return None
@@ -106,18 +112,19 @@ class RoutingTable:
         self, prefix: Prefix, next_hop: NextHop, source: RouteSource
     ) -> RouteChange | None:
         """Take one candidate away. Nothing happens when it is not there."""
-        origin = _Origin(next_hop, source)
+        origin = self._origins.get((next_hop, source))
         before = self._candidates.get(prefix, ())
         if origin not in before:
             return None
-        return self._set(prefix, before, tuple(each for each in before if each != origin))
+        return self._set(prefix, before, tuple(each for each in before if each is not origin))
 
     def replace(
         self, next_hop: NextHop, source: RouteSource, prefixes: Iterable[Prefix]
     ) -> list[RouteChange]:
         """Make prefixes all that next_hop has on the word of source: add and withdraw the rest."""
         wanted = set(prefixes)
-        present = self._origins.get(_Origin(next_hop, source), set())
+        origin = self._origins.get((next_hop, source))
+        present = set(origin.prefixes) if origin is not None else set()
         changes = [self.withdraw(prefix, next_hop, source) for prefix in present - wanted]
         changes += [self.add(prefix, next_hop, source) for prefix in wanted - present]
         return [change for change in changes if change is not None]
@@ -125,7 +132,7 @@ class RoutingTable:
     def withdraw_node(self, node: NodeId) -> list[RouteChange]:
         """Take away every candidate whose next hop is node, and forget the way to it."""
         changes: list[RouteChange] = []
-        for origin in [each for each in self._origins if each.next_hop.node == node]:
+        for origin in self._origins_of(node):
             changes += self.replace(origin.next_hop, origin.source, ())
         self._paths.pop(node, None)
         return changes
@@ -137,18 +144,16 @@ class RoutingTable:
         path = _Path(reachable, rtt if reachable else None)
         if path == self._paths.get(node, _NOWHERE):
             return []
-        contested = [
-            (prefix, self._candidates[prefix], self._best_of(prefix), self._owner_of(prefix))
-            for prefix in self._contested.get(node, ())
-        ]
+        contested = self._contested.get(node, ())
+        before = [(prefix, *self._standing(prefix)) for prefix in contested]
         if path == _NOWHERE:
             del self._paths[node]
         else:
             self._paths[node] = path
         changes = []
-        for prefix, before, best, owner in contested:
-            after = self._ordered(before, current=before[0])
-            self._candidates[prefix] = after
+        for prefix, best, owner in before:
+            candidates = self._candidates[prefix]
+            self._candidates[prefix] = self._ordered(candidates, current=candidates[0])
             change = self._change(prefix, best, owner)
             if change is not None:
                 changes.append(change)
@@ -156,11 +161,11 @@ class RoutingTable:
 
     def best(self, prefix: Prefix) -> Route | None:
         """Return the best route for exactly this prefix."""
-        return self._best_of(prefix)
+        return self._standing(prefix)[0]
 
     def owner(self, prefix: Prefix) -> NextHop | None:
         """Return the best candidate for exactly this prefix that is Local or a Node."""
-        return self._owner_of(prefix)
+        return self._standing(prefix)[1]
 
     def candidates(self, prefix: Prefix) -> tuple[Route, ...]:
         """Return every candidate for exactly this prefix, the best first."""
@@ -170,13 +175,7 @@ class RoutingTable:
 
     def prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix for which node is a candidate, as owner or as gateway."""
-        return frozenset[Prefix]().union(
-            *(
-                prefixes
-                for origin, prefixes in self._origins.items()
-                if origin.next_hop.node == node
-            )
-        )
+        return frozenset(prefix for origin in self._origins_of(node) for prefix in origin.prefixes)
 
     def __iter__(self) -> Iterator[Route]:
         """Iterate over the best route of each prefix, in no order."""
@@ -200,30 +199,40 @@ class RoutingTable:
         lowest = max(candidates, key=self._sort_key)
         return tuple(each for each in candidates if each is not lowest)
 
+    def _origins_of(self, node: NodeId) -> list[_Origin]:
+        return [each for each in self._origins.values() if each.next_hop.node == node]
+
     def _set(self, prefix: Prefix, before: _Candidates, after: _Candidates) -> RouteChange | None:
-        best, owner = self._best_of(prefix), self._owner_of(prefix)
-        for origin in set(before) - set(after):
-            self._unlink(origin, prefix)
-        for origin in set(after) - set(before):
-            self._origins.setdefault(origin, set()).add(prefix)
+        best, owner = self._standing(prefix)
+        for origin in before:
+            if origin not in after:
+                self._unlink(origin, prefix)
+        for origin in after:
+            if origin not in before:
+                self._link(origin, prefix)
         self._index_contested(prefix, before, after)
         if len(after) == 1:
-            self._candidates[prefix] = self._sole.setdefault(after[0], after)
+            self._candidates[prefix] = after[0].alone
         elif after:
             self._candidates[prefix] = self._ordered(after, before[0] if before else None)
         else:
             del self._candidates[prefix]
         return self._change(prefix, best, owner)
 
+    def _link(self, origin: _Origin, prefix: Prefix) -> None:
+        if not origin.prefixes:
+            self._origins[origin.next_hop, origin.source] = origin
+        origin.prefixes.add(prefix)
+
     def _unlink(self, origin: _Origin, prefix: Prefix) -> None:
-        prefixes = self._origins[origin]
-        prefixes.remove(prefix)
-        if not prefixes:
-            del self._origins[origin]
-            self._sole.pop(origin, None)
+        origin.prefixes.remove(prefix)
+        if not origin.prefixes:
+            del self._origins[origin.next_hop, origin.source]
 
     def _index_contested(self, prefix: Prefix, before: _Candidates, after: _Candidates) -> None:
         """Keep, for each node, the prefixes where its state can decide between candidates."""
+        if len(before) < 2 and len(after) < 2:
+            return
         old, new = _rival_nodes(before), _rival_nodes(after)
         for node in old - new:
             contested = self._contested[node]
@@ -236,7 +245,7 @@ class RoutingTable:
     def _change(
         self, prefix: Prefix, old: Route | None, old_owner: NextHop | None
     ) -> RouteChange | None:
-        new, owner = self._best_of(prefix), self._owner_of(prefix)
+        new, owner = self._standing(prefix)
         if _identity(old) == _identity(new) and old_owner == owner:
             return None
         return RouteChange(prefix, old, new, owner)
@@ -282,17 +291,18 @@ class RoutingTable:
         rtt = self._path(origin).rtt
         return _UNKNOWN_RTT if rtt is None else rtt
 
-    def _best_of(self, prefix: Prefix) -> Route | None:
+    def _standing(self, prefix: Prefix) -> tuple[Route | None, NextHop | None]:
+        """Return the best route and the owner of prefix."""
         candidates = self._candidates.get(prefix)
-        return None if candidates is None else self._route(prefix, candidates[0])
-
-    def _owner_of(self, prefix: Prefix) -> NextHop | None:
-        candidates = self._candidates.get(prefix, ())
+        if candidates is None:
+            return None, None
+        best = candidates[0]
+        route = self._route(prefix, best)
         # The best in front has the benefit of hysteresis; a gateway there owns nothing.
-        if candidates and candidates[0].next_hop.kind is not NextHopKind.GATEWAY:
-            return candidates[0].next_hop
+        if best.next_hop.kind is not NextHopKind.GATEWAY:
+            return route, best.next_hop
         owners = [each for each in candidates if each.next_hop.kind is not NextHopKind.GATEWAY]
-        return min(owners, key=self._sort_key).next_hop if owners else None
+        return route, min(owners, key=self._sort_key).next_hop if owners else None
 
     def _route(self, prefix: Prefix, origin: _Origin) -> Route:
         path = self._path(origin)
