@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from quicether.bus.contract import PRIVILEGED_OPTIONS
 from quicether.errors import ConfigError
 
 Connection = Mapping[str, Mapping[str, object]]
@@ -28,6 +27,9 @@ class Profile:
     tunnel: name of the tunnel in the service. options: vpn.data, unchecked. ident: the profile's
     name for people. uuid: NetworkManager's key of it. timeout: seconds until NetworkManager gives
     up. ipv4, ipv6: whether the family's method is auto; NetworkManager ignores it otherwise.
+    private: it belongs to single users. Any user at an active seat may make such a profile, and
+    NetworkManager hands it over as root, so it must not name files or widen trust with the
+    service's rights (CVE-2025-9615 of NetworkManager-openvpn).
     """
 
     tunnel: str
@@ -37,13 +39,14 @@ class Profile:
     timeout: float
     ipv4: bool
     ipv6: bool
+    private: bool
 
 
 def parse_profile(connection: Connection) -> Profile:
     """Return the profile that a connection of type vpn holds.
 
-    Raises ConfigError: a setting or property is missing or of a wrong type, both families are
-    switched off, or a profile private to a user carries an option that needs more rights.
+    Raises ConfigError: a setting or property is missing or of a wrong type, or both families are
+    switched off.
     """
     about = connection.get("connection", {})
     vpn = connection.get("vpn")
@@ -54,7 +57,6 @@ def parse_profile(connection: Connection) -> Profile:
     tunnel = options.get("network") or ident
     if not tunnel:
         raise ConfigError("neither vpn.data network nor connection.id names the tunnel")
-    _refuse_privileged(options, _users(about.get("permissions", [])))
     ipv4, ipv6 = (_is_auto(connection, family) for family in ("ipv4", "ipv6"))
     if not ipv4 and not ipv6:
         raise ConfigError("ipv4.method and ipv6.method: at least one of them has to be auto")
@@ -66,24 +68,8 @@ def parse_profile(connection: Connection) -> Profile:
         timeout=_timeout(vpn.get("timeout", 0)),
         ipv4=ipv4,
         ipv6=ipv6,
+        private=_is_private(about.get("permissions", [])),
     )
-
-
-def _refuse_privileged(options: Mapping[str, str], users: tuple[str, ...]) -> None:
-    """Keep a user's own profile from acting with the service's rights.
-
-    Any user at an active seat may make a profile of their own, and NetworkManager hands it over as
-    root. An option that names a file would read or write it as the service (CVE-2025-9615 of
-    NetworkManager-openvpn); one that names trust would widen it. A check of the file's mode would
-    not do, because the user could change a link between the check and the opening.
-    """
-    named = sorted(PRIVILEGED_OPTIONS & options.keys())
-    if users and named:
-        raise ConfigError(
-            f"vpn.data {', '.join(named)}: not allowed in a profile that is private to "
-            f"{', '.join(users)}; leave it out, or let the administrator clear "
-            f"connection.permissions"
-        )
 
 
 def _options(data: object) -> dict[str, str]:
@@ -97,16 +83,11 @@ def _options(data: object) -> dict[str, str]:
     return options
 
 
-def _users(permissions: object) -> tuple[str, ...]:
-    """Return the users that a profile is private to; none where it is everybody's.
-
-    An entry is `user:NAME:`. One of another kind still makes the profile a private one.
-    """
+def _is_private(permissions: object) -> bool:
+    """Tell whether the profile is not everybody's; an entry of any kind makes it so."""
     if not isinstance(permissions, list | tuple):
         raise ConfigError(f"connection.permissions {permissions!r} is not a list of user:NAME:")
-    return tuple(
-        str(entry).removeprefix("user:").partition(":")[0] or str(entry) for entry in permissions
-    )
+    return bool(permissions)
 
 
 def _is_auto(connection: Connection, family: str) -> bool:

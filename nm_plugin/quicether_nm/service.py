@@ -12,7 +12,7 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from quicether.bus import contract
-from quicether.bus.contract import ErrorName, LinkOwnerName, TunnelState
+from quicether.bus.contract import ErrorName, How, LinkOwnerName, TunnelState
 from quicether.errors import ConfigError, HostError, TrustError, UnreachableError
 from quicether_nm.busclient import CallError, add_match, call, plain, watch_name
 from quicether_nm.profile import Profile
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+FOLLOWED: Final = frozenset({"State", "Ready", "HostConfig"})
+"""Properties of a tunnel that matter here; the lists of peers and routes do not."""
 DOWN_TIMEOUT: Final = 5.0
 """Seconds that the service may take to bring a tunnel down; it promises less than two."""
 
@@ -130,8 +132,9 @@ class Service:
 
     async def _bring_up(self, profile: Profile) -> None:
         how = {
-            "owner": Variant("s", LinkOwnerName.NETWORKMANAGER.value),
-            "bound": Variant("b", True),
+            How.OWNER.value: Variant("s", LinkOwnerName.NETWORKMANAGER.value),
+            How.BOUND.value: Variant("b", True),
+            How.PRIVATE.value: Variant("b", profile.private),
         }
         body = [profile.tunnel, dict(profile.options), how]
         # The answer has to come before NetworkManager loses its patience, or its sentence is lost.
@@ -222,7 +225,7 @@ class Service:
             and message.body[0] == contract.TUNNEL_INTERFACE
         ):
             self._properties.update(plain(message.body[1]))
-            self._stale = self._stale or bool(message.body[2])
+            self._stale = self._stale or not FOLLOWED.isdisjoint(message.body[2])
             self._news.set()
 
     def _on_vanished(self) -> None:
