@@ -1,0 +1,1 @@
+"""The lab: hosts in namespaces, cables between them, and everything gone afterwards."""
