@@ -1,0 +1,240 @@
+"""The link owned by ourselves, through rtnetlink: for machines without a network manager.
+
+With `addressing=False` the same class serves a machine where NetworkManager owns addresses and
+routes: it makes the device and keeps what NetworkManager has no place for (MTU of the device,
+the rules of a full tunnel, a network namespace).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from quicether.dataplane.tun import Tun
+from quicether.errors import HostError
+from quicether.host.desired import HostConfig
+from quicether.host.kernel_state import (
+    KernelRoute,
+    KernelRule,
+    KernelState,
+    difference,
+    orphaned,
+    wanted,
+)
+from quicether.host.rtnetlink import Ipv6Off, Rtnetlink
+from quicether.model import MIN_IPV6_MTU, Interface
+
+log = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item", Interface, KernelRoute, KernelRule)
+_TOLD = 5
+"""Refusals that one error names; the others are only counted in it."""
+
+
+class NetlinkOwner:
+    """Implements `LinkOwner` on rtnetlink. One owner has one device.
+
+    limits: what of the last configuration this machine cannot have (IPv6 that is switched off,
+    say), in sentences for status; the rest works all the same.
+    """
+
+    def __init__(self, *, addressing: bool = True) -> None:
+        """Addressing: put addresses and routes too; else they are NetworkManager's."""
+        self._addressing = addressing
+        self._link: Rtnetlink | None = None
+        self._tun: Tun | None = None
+        self._index = 0
+        self._mtu = 0
+        self._ipv6 = True
+        self._have = KernelState()
+        self.limits: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`netlink`, or `networkmanager` where addresses and routes are its own."""
+        return "netlink" if self._addressing else "networkmanager"
+
+    async def attach(self, config: HostConfig) -> Tun:
+        """Make the device exist as config says and return it opened.
+
+        Raises HostError; then nothing is left of the attempt.
+        """
+        if self._tun is not None:
+            raise HostError(f"device {self._tun.name} is attached already")
+        try:
+            self._tun = await _open_device(config)
+            self._link = Rtnetlink.open(config.netns)
+            await self._adopt(self._link, config)
+            await self._set_mtu(self._link, config.mtu)
+            await self._link.set_up(self._index)
+            await self.apply(config)
+        except HostError:
+            await self.remove()
+            raise
+        return self._tun
+
+    async def apply(self, config: HostConfig) -> None:
+        """Bring the machine to config; what stays is not touched.
+
+        Raises HostError: what the kernel refused, after everything else was done. The next
+        apply tries it again.
+        """
+        link = self._link
+        if link is None or self._tun is None:
+            raise HostError("no device is attached")
+        refusals: list[str] = []
+        goal = wanted(config, addressing=self._addressing, ipv6=self._ipv6)
+        change = difference(self._have, goal.state)
+        index = self._index
+        gone_rules = await self._each(change.remove_rules, link.delete_rule, refusals)
+        gone_routes = await self._each(
+            change.remove_routes, lambda route: link.delete_route(index, route), refusals
+        )
+        gone_addresses = await self._each(
+            change.remove_addresses, lambda one: link.delete_address(index, one), refusals
+        )
+        if config.mtu != self._mtu:
+            try:
+                await self._set_mtu(link, config.mtu)
+            except HostError as refusal:
+                refusals.append(str(refusal))
+        new_addresses = await self._each(
+            change.add_addresses, lambda one: link.add_address(index, one), refusals
+        )
+        new_routes = await self._each(
+            change.add_routes, lambda route: link.add_route(index, route), refusals
+        )
+        new_rules = await self._each(change.add_rules, link.add_rule, refusals)
+        have = self._have
+        self._have = KernelState(
+            (have.addresses - gone_addresses) | new_addresses,
+            (have.routes - gone_routes) | new_routes,
+            (have.rules - gone_rules) | new_rules,
+        )
+        self._tell_limits(config, goal.refused)
+        if refusals:
+            told = "; ".join(refusals[:_TOLD])
+            more = len(refusals) - _TOLD
+            raise HostError(f"{told}; and {more} more" if more > 0 else told)
+
+    async def remove(self) -> None:
+        """Take away everything that attach and apply made. Idempotent.
+
+        The kernel takes addresses and routes away with the device; rules and unreachable
+        routes are not bound to it.
+        """
+        link, tun = self._link, self._tun
+        refusals: list[str] = []
+        if link is not None:
+            await self._each(tuple(self._have.rules), link.delete_rule, refusals)
+            await self._each(
+                tuple(route for route in self._have.routes if route.unreachable),
+                lambda route: link.delete_route(self._index, route),
+                refusals,
+            )
+            link.close()
+        if tun is not None:
+            tun.close()
+        self._link = self._tun = None
+        self._have = KernelState()
+        self._mtu = 0
+        self._ipv6 = True
+        if refusals:
+            raise HostError("; ".join(refusals[:_TOLD]))
+
+    async def _adopt(self, link: Rtnetlink, config: HostConfig) -> None:
+        """Learn what is there already, and clean what a crash left without an owner."""
+        index = await link.link_index(config.device)
+        if index is None:
+            raise HostError(f"device {config.device} went away while it was made")
+        self._index = index
+        rules = await link.rules()
+        for rule in orphaned(rules, await link.filled_tables()):
+            log.info("cleaning routing rule %d of a tunnel that crashed", rule.priority)
+            await link.delete_rule(rule)
+            rules -= {rule}
+        full = config.full_tunnel
+        ours = {full.priority, full.priority + 1} if full is not None else set()
+        self._have = KernelState(
+            await link.addresses(index) if self._addressing else frozenset(),
+            await link.routes(index, frozenset((full.table,) if full else ())),
+            frozenset(rule for rule in rules if rule.priority in ours),
+        )
+
+    async def _set_mtu(self, link: Rtnetlink, mtu: int) -> None:
+        await link.set_mtu(self._index, mtu)
+        self._mtu = mtu
+        if self._ipv6 and mtu >= MIN_IPV6_MTU:
+            try:
+                await link.silence(self._index)
+            except Ipv6Off:
+                self._ipv6 = False
+
+    async def _each(
+        self,
+        items: Iterable[_Item],
+        act: Callable[[_Item], Awaitable[None]],
+        refusals: list[str],
+    ) -> frozenset[_Item]:
+        """Act on every item; return those done and add a sentence for each that was refused.
+
+        Where the machine turns out to have no IPv6, its items are left out from then on.
+        """
+        done: set[_Item] = set()
+        for item in items:
+            if not self._ipv6 and _version(item) == 6:
+                continue
+            try:
+                await act(item)
+            except Ipv6Off:
+                self._ipv6 = False
+            except HostError as refusal:
+                refusals.append(str(refusal))
+            else:
+                done.add(item)
+        return frozenset(done)
+
+    def _tell_limits(self, config: HostConfig, refused: tuple[str, ...]) -> None:
+        limits = list(refused)
+        if not self._ipv6:
+            limits.append(f"IPv6 is switched off on this machine, {config.device} is IPv4 only")
+        for limit in limits:
+            if limit not in self.limits:
+                log.warning("%s", limit)
+        self.limits = tuple(limits)
+
+
+async def _open_device(config: HostConfig) -> Tun:
+    """Make or adopt the TUN device, bound to this process, in the namespace config names."""
+    outside = Rtnetlink.open()
+    try:
+        if await outside.link_index(config.device) is None:
+            await outside.make_tun(config.device)
+        tun = Tun.open(config.device)
+        if config.netns is not None:
+            try:
+                await _move(outside, config.device, config.netns)
+            except HostError:
+                tun.close()
+                raise
+        return tun
+    finally:
+        outside.close()
+
+
+async def _move(outside: Rtnetlink, device: str, namespace: str) -> None:
+    inside = Rtnetlink.open(namespace)
+    try:
+        if await inside.link_index(device) is not None:
+            raise HostError(f"network namespace {namespace!r} has a device {device} already")
+    finally:
+        inside.close()
+    index = await outside.link_index(device)
+    if index is None:
+        raise HostError(f"device {device} went away while it was made")
+    await outside.move_link(index, namespace)
+
+
+def _version(item: Interface | KernelRoute | KernelRule) -> int:
+    return item.prefix.version if isinstance(item, KernelRoute) else item.version

@@ -1,0 +1,327 @@
+"""The few requests to the kernel's rtnetlink that a tunnel needs, over pyroute2's asyncio API.
+
+All errors leave this file as HostError with a sentence. The exception is IPv6 that the machine
+has switched off, which is `Ipv6Off`, because a tunnel works without it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pyroute2 import netns
+from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
+
+from quicether.errors import HostError
+from quicether.host.kernel_state import METRIC, PROTOCOL, KernelRoute, KernelRule
+from quicether.model import Address, Interface, Prefix
+
+FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+_INVERT = 2
+_UNREACHABLE = 7
+_NONE_IF_UNSET = 0xFFFFFFFF
+_NAMESPACES = Path("/run/netns")
+_IPV6_OFF = frozenset((errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT))
+"""What the kernel answers where IPv6 is off by sysctl, by boot option or not built in."""
+_GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL))
+
+
+class Ipv6Off(HostError):
+    """The machine has IPv6 switched off on the device or altogether."""
+
+
+class Rtnetlink:
+    """A socket to rtnetlink, in the host's own network namespace or in a named one."""
+
+    def __init__(self, route: AsyncIPRoute) -> None:
+        """Take over an unused AsyncIPRoute. Made by `open`."""
+        self._route = route
+
+    @classmethod
+    def open(cls, namespace: str | None = None) -> Self:
+        """Connect to rtnetlink of a network namespace, None for the host's own.
+
+        Raises HostError: no such namespace, or we may not enter it.
+        """
+        if namespace is None:
+            # No groups: nobody would read the notifications, and they would pile up.
+            return cls(AsyncIPRoute(groups=0))
+        return cls(AsyncIPRoute(groups=0, fileno=_socket_in(namespace)))
+
+    def close(self) -> None:
+        """Free the socket. Idempotent."""
+        self._route.close()
+
+    async def link_index(self, name: str) -> int | None:
+        """Return the index of the link called name, None where there is none."""
+        with _asking(f"link {name}"):
+            try:
+                found = await self._route.link("get", ifname=name)
+            except NetlinkError as refusal:
+                if refusal.code == errno.ENODEV:
+                    return None
+                raise
+        return int(found[0]["index"])
+
+    async def make_tun(self, name: str) -> None:
+        """Make a TUN device without packet information header."""
+        with _asking(f"device {name}"):
+            await self._route.link("add", ifname=name, kind="tuntap", mode="tun", ifr={"no_pi": 1})
+
+    async def delete_link(self, index: int) -> None:
+        """Delete a link. One that is gone already is no error."""
+        with _asking(f"link {index}"), _gone_is_fine():
+            await self._route.link("del", index=index)
+
+    async def set_mtu(self, index: int, mtu: int) -> None:
+        """Set the MTU in bytes. Below 1280 the kernel takes IPv6 off the link."""
+        with _asking(f"MTU {mtu}"):
+            await self._route.link("set", index=index, mtu=mtu)
+
+    async def set_up(self, index: int) -> None:
+        """Switch the link on."""
+        with _asking(f"link {index}"):
+            await self._route.link("set", index=index, state="up")
+
+    async def silence(self, index: int) -> None:
+        """Give the link no IPv6 link-local address, so that no neighbour talk enters the tunnel.
+
+        Raises Ipv6Off: there is no IPv6 to be silent.
+        """
+        silent = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+        with _asking(f"link {index}", 6):
+            await self._route.link("set", index=index, IFLA_AF_SPEC=silent)
+
+    async def move_link(self, index: int, namespace: str) -> None:
+        """Move a link into a named network namespace, where it arrives switched off."""
+        descriptor = _open_namespace(namespace)
+        try:
+            with _asking(f"network namespace {namespace}"):
+                await self._route.link("set", index=index, net_ns_fd=descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def addresses(self, index: int) -> frozenset[Interface]:
+        """Return the addresses of a link, link-local ones not included."""
+        with _asking("addresses"):
+            found = {
+                ip_interface((_address_of(message), message["prefixlen"]))
+                async for message in await self._route.addr("dump", index=index)
+            }
+        return frozenset(interface for interface in found if not interface.is_link_local)
+
+    async def add_address(self, index: int, address: Interface) -> None:
+        """Put an address on a link without duplicate address detection: nobody shares it."""
+        with _asking(f"address {address}", address.version), _there_is_fine():
+            await self._route.addr(
+                "add",
+                index=index,
+                family=FAMILIES[address.version],
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+                flags=IFA_F_NODAD,
+            )
+
+    async def delete_address(self, index: int, address: Interface) -> None:
+        """Take an address off a link. One that is gone already is no error."""
+        with _asking(f"address {address}"), _gone_is_fine():
+            await self._route.addr(
+                "del",
+                index=index,
+                family=FAMILIES[address.version],
+                address=str(address.ip),
+                prefixlen=address.network.prefixlen,
+            )
+
+    async def routes(self, index: int, tables: frozenset[int]) -> frozenset[KernelRoute]:
+        """Return our routes over a link, and our unreachable ones in tables."""
+        found: set[KernelRoute] = set()
+        async for message in self._dump_routes():
+            if message["proto"] != PROTOCOL:
+                continue
+            table = message.get_attr("RTA_TABLE")
+            unreachable = message["type"] == _UNREACHABLE
+            if message.get_attr("RTA_OIF") == index or (unreachable and table in tables):
+                found.add(KernelRoute(_prefix_of(message), table, unreachable))
+        return frozenset(found)
+
+    async def filled_tables(self) -> frozenset[tuple[int, int]]:
+        """Return (IP version, table) of every table that holds a route of ours."""
+        return frozenset(
+            [
+                (4 if message["family"] == socket.AF_INET else 6, message.get_attr("RTA_TABLE"))
+                async for message in self._dump_routes()
+                if message["proto"] == PROTOCOL
+            ]
+        )
+
+    async def add_route(self, index: int, route: KernelRoute) -> None:
+        """Add a route. One of the same prefix, table and metric that is there is not replaced.
+
+        Raises HostError: also where somebody else's route has that place.
+        """
+        with _asking(f"route {route.prefix}", route.prefix.version):
+            await self._route.route("add", **_route_fields(index, route))
+
+    async def delete_route(self, index: int, route: KernelRoute) -> None:
+        """Take a route away. One that is gone already is no error."""
+        with _asking(f"route {route.prefix}"), _gone_is_fine():
+            await self._route.route("del", **_route_fields(index, route))
+
+    async def rules(self) -> frozenset[KernelRule]:
+        """Return the policy routing rules of ours."""
+        found: set[KernelRule] = set()
+        for version, family in FAMILIES.items():
+            with _asking("routing rules", version):
+                async for message in await self._route.rule("dump", family=family):
+                    if message.get_attr("FRA_PROTOCOL") == PROTOCOL:
+                        suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
+                        rule = KernelRule(
+                            version,
+                            message.get_attr("FRA_PRIORITY") or 0,
+                            message.get_attr("FRA_TABLE"),
+                            message.get_attr("FRA_FWMARK"),
+                            suppress is not None and suppress != _NONE_IF_UNSET,
+                        )
+                        found.add(rule)
+        return frozenset(found)
+
+    async def add_rule(self, rule: KernelRule) -> None:
+        """Add a policy routing rule."""
+        with _asking(f"routing rule {rule.priority}", rule.version), _there_is_fine():
+            await self._route.rule("add", **_rule_fields(rule))
+
+    async def delete_rule(self, rule: KernelRule) -> None:
+        """Take a rule away. One that is gone already is no error."""
+        with _asking(f"routing rule {rule.priority}"), _gone_is_fine():
+            await self._route.rule("del", **_rule_fields(rule))
+
+    async def _dump_routes(self) -> AsyncIterator[Any]:
+        for family in FAMILIES.values():
+            with _asking("routes"):
+                async for message in await self._route.route("dump", family=family):
+                    yield message
+
+
+def _route_fields(index: int, route: KernelRoute) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "family": FAMILIES[route.prefix.version],
+        "dst": str(route.prefix) if route.prefix.prefixlen else "default",
+        "table": route.table,
+        "proto": PROTOCOL,
+        "priority": METRIC,
+    }
+    if route.unreachable:
+        return fields | {"type": _UNREACHABLE}
+    return fields | {"oif": index}
+
+
+def _rule_fields(rule: KernelRule) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "family": FAMILIES[rule.version],
+        "priority": rule.priority,
+        "table": rule.table,
+        "protocol": PROTOCOL,
+    }
+    if rule.mark is not None:
+        fields |= {"fwmark": rule.mark, "flags": _INVERT}
+    if rule.suppress_default:
+        fields["suppress_prefixlen"] = 0
+    return fields
+
+
+def _address_of(message: Any) -> Address:
+    # IFA_LOCAL is the own end where IFA_ADDRESS names the other (linux/if_addr.h).
+    return ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+
+
+def _prefix_of(message: Any) -> Prefix:
+    everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"  # noqa: S104
+    return ip_network((message.get_attr("RTA_DST") or everything, message["dst_len"]))
+
+
+@contextmanager
+def _asking(what: str, version: int = 4) -> Iterator[None]:
+    """Turn what the kernel refuses into a HostError about `what`."""
+    try:
+        yield
+    except NetlinkError as refusal:
+        if version == 6 and refusal.code in _IPV6_OFF:
+            raise Ipv6Off(f"{what}: IPv6 is switched off on this machine") from refusal
+        if refusal.code == errno.EPERM:
+            raise HostError(f"{what}: not permitted; the daemon needs CAP_NET_ADMIN") from refusal
+        if refusal.code == errno.EEXIST:
+            raise HostError(f"{what}: somebody else has put the same there") from refusal
+        raise HostError(f"{what}: {os.strerror(refusal.code)}") from refusal
+    except OSError as refusal:
+        raise HostError(f"{what}: {refusal.strerror or refusal}") from refusal
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as refusal:
+        if refusal.code not in _GONE:
+            raise
+
+
+@contextmanager
+def _there_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as refusal:
+        if refusal.code != errno.EEXIST:
+            raise
+
+
+def _open_namespace(namespace: str) -> int:
+    try:
+        return os.open(_NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise HostError(
+            f"network namespace {namespace!r} does not exist; `ip netns add {namespace}` makes it"
+        ) from None
+    except OSError as refusal:
+        raise HostError(f"network namespace {namespace!r}: {refusal.strerror}") from refusal
+
+
+def _socket_in(namespace: str) -> int:
+    """Return the descriptor of a rtnetlink socket that lives in a named network namespace.
+
+    A socket belongs for ever to the namespace of the thread that made it, so a thread that ends
+    at once makes it: no other thread changes its namespace, and nothing is forked.
+    """
+    descriptor = _open_namespace(namespace)
+    outcome: list[int | OSError] = []
+
+    def make() -> None:
+        try:
+            netns.setns(descriptor, flags=0, fork=False)
+            made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
+            outcome.append(made.detach())
+        except OSError as refusal:
+            outcome.append(refusal)
+
+    thread = threading.Thread(target=make, name=f"enter {namespace}")
+    thread.start()
+    thread.join()
+    os.close(descriptor)
+    if isinstance(outcome[0], int):
+        return outcome[0]
+    if outcome[0].errno == errno.EPERM:
+        raise HostError(
+            f"network namespace {namespace!r} cannot be entered: "
+            "namespace mode needs CAP_SYS_ADMIN beside CAP_NET_ADMIN"
+        )
+    raise HostError(f"network namespace {namespace!r} cannot be entered: {outcome[0]}")
