@@ -17,6 +17,8 @@ from quicether.model import NodeId
 MAX_NODES: Final = 20_000
 MAX_CERTIFICATES: Final = 64
 """Certificates of one node that may be valid at once."""
+_SHORTEST_ID: Final = 4
+"""Hex digits below which a beginning of a NodeId is more likely a mistyped name."""
 MAX_BOOK: Final = 32 << 20
 """Largest file, in bytes."""
 
@@ -95,15 +97,15 @@ class Book(_Entry):
         }
 
     def find(self, node: str) -> tuple[NodeId, IssuedNode]:
-        """Return the node with that name, NodeId, or unique beginning of a NodeId.
+        """Return the node with that name, NodeId, or unique beginning of one (four digits or more).
 
         Raises ConfigError: there is none, or several.
         """
         by_name = [item for item in self.nodes.items() if item[1].name == node]
         # A revoked node's name may be given anew: the one that still counts is meant.
         found = [item for item in by_name if not item[1].revoked] or by_name
-        if not found:
-            found = [item for item in self.nodes.items() if node and item[0].startswith(node)]
+        if not found and len(node) >= _SHORTEST_ID:
+            found = [item for item in self.nodes.items() if item[0].startswith(node)]
         if not found:
             raise ConfigError(f"no node {node!r} was certified here")
         if len(found) > 1:

@@ -27,7 +27,7 @@ IP_ADDR_BLOCKS: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.7")
 MAX_BLOCKS: Final = 256
 """Prefixes and ranges of one family that a certificate may hold."""
 MAX_PREFIXES: Final = 1024
-"""Prefixes that all ranges of a certificate may come to."""
+"""Prefixes that all blocks of one family may come to."""
 
 _AFI: Final = {4: b"\0\1", 6: b"\0\2"}
 _VERSIONS: Final = {afi: version for version, afi in _AFI.items()}
@@ -83,15 +83,12 @@ def decode(der: bytes) -> tuple[Prefix, ...]:
         value = asn1.decode_der(_AddressBlocks, der)
     except ValueError:
         raise TrustError("the certificate's IP address blocks are damaged") from None
-    families = [value.first] if value.second is None else [value.first, value.second]
-    codes = [family.address_family for family in families]
-    if codes != sorted(set(codes)):
-        raise TrustError("the certificate's IP address families are not in order")
-    prefixes: list[Prefix] = []
-    for family in families:
-        prefixes += _prefixes(family)
-        if len(prefixes) > MAX_PREFIXES:
-            raise TrustError(f"the certificate's IP blocks come to over {MAX_PREFIXES} prefixes")
+    prefixes = _prefixes(value.first)
+    if value.second is not None:
+        prefixes += _prefixes(value.second)
+    # One set of addresses has one form: order, overlap, adjacency and spare bits at once.
+    if encode(prefixes).value != der:
+        raise TrustError("the certificate's IP address blocks are not in canonical form")
     return tuple(prefixes)
 
 
@@ -138,25 +135,17 @@ def _prefixes(family: _AddressFamily) -> list[Prefix]:
         raise TrustError(f"the certificate names no IPv{version} block of its own")
     if len(blocks) > MAX_BLOCKS:
         raise TrustError(f"the certificate has more than {MAX_BLOCKS} IPv{version} blocks")
-    prefixes: list[Prefix] = []
-    end = -2
-    for block in blocks:
-        first, last, is_prefix = _ends(block, version)
-        if first > last or first <= end + 1:
-            raise TrustError(f"the certificate's IPv{version} blocks overlap or are out of order")
-        end = last
-        summary = _summary(first, last, version)
-        if not is_prefix and len(summary) == 1:
-            raise TrustError(f"the certificate writes IPv{version} prefix {summary[0]} as a range")
-        prefixes += summary
-    return prefixes
-
-
-def _ends(block: asn1.BitString | _AddressRange, version: int) -> tuple[int, int, bool]:
     length = 32 if version == 4 else 128
-    if isinstance(block, _AddressRange):
-        return _end(block.min, length, fill=0), _end(block.max, length, fill=1), False
-    return _end(block, length, fill=0), _end(block, length, fill=1), True
+    prefixes: list[Prefix] = []
+    for block in blocks:
+        ends = (block.min, block.max) if isinstance(block, _AddressRange) else (block, block)
+        first, last = _end(ends[0], length, fill=0), _end(ends[1], length, fill=1)
+        if first > last:
+            raise TrustError(f"an IPv{version} range of the certificate ends before it begins")
+        prefixes += _summary(first, last, version)
+        if len(prefixes) > MAX_PREFIXES:
+            raise TrustError(f"the certificate's IP blocks come to over {MAX_PREFIXES} prefixes")
+    return prefixes
 
 
 def _end(bits: asn1.BitString, length: int, fill: int) -> int:
