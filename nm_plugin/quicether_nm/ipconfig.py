@@ -169,7 +169,7 @@ def _family(
         family["routes"] = Typed(
             "a(ayuayu)",
             [
-                (each.network_address.packed, each.prefixlen, unspecified, 0)
+                [each.network_address.packed, each.prefixlen, unspecified, 0]
                 for each in networks
                 if isinstance(each, IPv6Network)
             ],

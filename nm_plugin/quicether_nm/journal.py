@@ -1,12 +1,15 @@
 """Log records for the journal, marked with the profile they belong to.
 
 When an activation fails, nmcli tells the user to run `journalctl -xe NM_CONNECTION=UUID`. A line
-on stderr has no such field, so records go to journald's own socket; without journald to stderr.
+on stderr has no such field, so where stderr leads to the journal, records go to journald's own
+socket instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import struct
 import sys
@@ -74,13 +77,25 @@ def encode_field(name: str, value: str) -> bytes:
     return name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n"
 
 
+def leads_to_journal(fd: int, stream: str | None) -> bool:
+    """Tell whether file descriptor fd is the journal stream that systemd gave this process.
+
+    stream: environment variable JOURNAL_STREAM, DEVICE:INODE (systemd.exec(5)).
+    """
+    status = os.fstat(fd)
+    return stream == f"{status.st_dev}:{status.st_ino}"
+
+
 def start_logging(*, debug: bool) -> JournalHandler | None:
-    """Send all records to the journal, or to stderr where there is none (then return None)."""
-    handler: logging.Handler
-    try:
-        handler = JournalHandler()
-    except OSError:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(f"{IDENTIFIER}: %(levelname)s: %(message)s"))
+    """Send all records to the journal, or to stderr where that leads elsewhere (return None)."""
+    journal = None
+    if leads_to_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM")):
+        # Without the socket stderr still gets there, only unmarked.
+        with contextlib.suppress(OSError):
+            journal = JournalHandler()
+    handler = journal or logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        logging.Formatter("%(message)s" if journal else f"{IDENTIFIER}: %(levelname)s: %(message)s")
+    )
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    return handler if isinstance(handler, JournalHandler) else None
+    return journal

@@ -1,0 +1,520 @@
+"""The NetworkManager plugin as a process on a private bus, between a fake service and a fake
+NetworkManager: which signals go out, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from quicether.bus import contract
+from quicether.bus.contract import ErrorName
+from quicether_nm.interface import BUS_NAME, INTERFACE, PATH
+from support.fake_networkmanager import ERROR, REPLY, Entry, FakeNetworkManager, profile
+from support.fake_service import FakeService
+from support.private_bus import PrivateBus, connection
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = f"{BUS_NAME}.Connection_1"
+CONFIG_KEYS = {"tundev", "gateway", "mtu", "has-ip4", "has-ip6", "can-persist"}
+
+
+@dataclass
+class Bench:
+    """Everything of one test; plugin_output is what the plugin wrote to stderr so far."""
+
+    address: str
+    networkmanager: FakeNetworkManager
+    service: FakeService
+    plugin: asyncio.subprocess.Process
+    start_seconds: float
+
+    @property
+    def signals(self) -> list[Entry]:
+        """Names of the signals and replies, with the number where there is one."""
+        return [
+            (name, value if isinstance(value, int) else None)
+            for name, value in self.networkmanager.entries
+            if name not in ("owned", "gone")
+        ]
+
+    async def output(self) -> str:
+        """Wait for the plugin's end and return what it said."""
+        _, stderr = await asyncio.wait_for(self.plugin.communicate(), 10)
+        return stderr.decode()
+
+
+def run(test: Callable[[Bench], Awaitable[None]], *arguments: str) -> None:
+    """Run test between a fake service and a fake NetworkManager."""
+
+    async def main() -> None:
+        with PrivateBus() as bus:
+            async with bench(bus.address, arguments) as it:
+                await test(it)
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def bench(address: str, arguments: tuple[str, ...]) -> AsyncIterator[Bench]:
+    async with connection(address) as service_bus, connection(address) as networkmanager_bus:
+        service = FakeService(service_bus)
+        await service.start()
+        networkmanager = FakeNetworkManager(networkmanager_bus, PLUGIN)
+        await networkmanager.start()
+        start = time.monotonic()
+        plugin = await start_plugin(address, *arguments)
+        try:
+            await networkmanager.until(lambda entries: ("owned", PLUGIN) in entries)
+            start_seconds = time.monotonic() - start
+            networkmanager.entries.clear()
+            yield Bench(address, networkmanager, service, plugin, start_seconds)
+        finally:
+            if plugin.returncode is None:
+                plugin.kill()
+            await plugin.communicate()
+
+
+async def start_plugin(address: str, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "quicether_nm.main", "--bus-name", PLUGIN, *arguments),
+        env={
+            **os.environ,
+            "DBUS_SYSTEM_BUS_ADDRESS": address,
+            "PYTHONPATH": f"{ROOT}/service:{ROOT}/nm_plugin",
+        },
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def test_success_is_told_in_the_order_that_networkmanager_needs() -> None:
+    async def test(it: Bench) -> None:
+        assert await it.networkmanager.call("NeedSecrets", "a{sa{sv}}", profile()) == (REPLY, "")
+        it.networkmanager.entries.clear()
+        connection = profile({"network": "home", "peers": "192.0.2.1:9000"})
+        assert await it.networkmanager.connect(connection) == (REPLY, None)
+        await it.networkmanager.until_state(4)
+        assert it.signals == [
+            ("StateChanged", 3),
+            ("ConnectInteractive reply", None),
+            ("Config", None),
+            ("Ip4Config", None),
+            ("Ip6Config", None),
+            ("StateChanged", 4),
+        ]
+        values = dict(it.networkmanager.entries)
+        assert values["Config"].keys() == CONFIG_KEYS
+        assert values["Config"]["tundev"] == "quicether0"
+        assert values["Ip4Config"]["never-default"] is True
+        assert len(values["Ip4Config"]["routes"]) == len(values["Ip6Config"]["routes"]) == 1
+        assert it.service.calls == [
+            (
+                "Up",
+                [
+                    "home",
+                    {"network": "home", "peers": "192.0.2.1:9000"},
+                    {"owner": "networkmanager", "bound": True, "private": False},
+                ],
+            )
+        ]
+
+    run(test)
+
+
+def test_it_owns_its_name_in_half_a_second() -> None:
+    async def test(it: Bench) -> None:
+        assert it.start_seconds < 2.0, "NetworkManager waits 5 s, and nmcli's user with it"
+
+    run(test)
+
+
+def test_connect_without_interaction_does_the_same() -> None:
+    async def test(it: Bench) -> None:
+        assert await it.networkmanager.call("Connect", "a{sa{sv}}", profile()) == (REPLY, None)
+        await it.networkmanager.until_state(4)
+
+    run(test)
+
+
+def test_first_configuration_waits_for_a_peer_and_has_its_prefixes() -> None:
+    async def test(it: Bench) -> None:
+        it.service.ready = False
+        await it.networkmanager.connect(profile())
+        await it.service.until(lambda: "home" in it.service.tunnels)
+        assert not any(name == "Config" for name, _ in it.networkmanager.entries)
+        it.service.change("home", {"prefixes": Variant("as", ["10.1.0.0/16", "10.2.0.0/16"])})
+        it.service.become_ready("home")
+        await it.networkmanager.until_state(4, deadline=2)
+        assert len(dict(it.networkmanager.entries)["Ip4Config"]["routes"]) == 2
+
+    run(test)
+
+
+def test_without_a_peer_the_tunnel_is_up_within_four_seconds() -> None:
+    async def test(it: Bench) -> None:
+        it.service.ready = False
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4, deadline=4)
+
+    run(test)
+
+
+def test_changed_prefixes_are_told_live_and_config_only_when_it_changed() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.service.change("home", {"prefixes": Variant("as", ["10.1.0.0/16"])})
+        await it.networkmanager.until(lambda entries: len(entries) == 2)
+        assert it.signals == [("Ip4Config", None), ("Ip6Config", None)]
+        assert dict(it.networkmanager.entries)["Ip6Config"]["routes"] == []
+        it.networkmanager.entries.clear()
+        it.service.change("home", {"mtu": Variant("u", 1300)})
+        await it.networkmanager.until(lambda entries: len(entries) == 3)
+        assert it.signals == [("Config", None), ("Ip4Config", None), ("Ip6Config", None)]
+        assert dict(it.networkmanager.entries)["Config"]["mtu"] == 1300
+
+    run(test)
+
+
+def test_a_bad_change_keeps_the_working_connection() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.service.change("home", {"addresses": Variant("as", ["100.64.0.256/32"])})
+        it.service.change("home", {"addresses": Variant("as", ["100.64.0.2/32"])})
+        await it.networkmanager.until(lambda entries: len(entries) == 2)
+        assert it.signals == [("Config", None), ("Ip4Config", None)]
+        it.plugin.terminate()
+        assert "100.64.0.256/32" in await it.output()
+
+    run(test)
+
+
+def test_a_large_network_reaches_networkmanager_whole() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        for count in (4000, 8000, 12000, 16000):
+            prefixes = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(count)]
+            it.service.change("home", {"prefixes": Variant("as", prefixes)})
+            await it.networkmanager.until(
+                lambda entries, count=count: any(  # type: ignore[misc]
+                    name == "Ip4Config" and len(value["routes"]) == count for name, value in entries
+                ),
+                deadline=30,
+            )
+
+    run(test)
+
+
+def test_disconnect_takes_the_tunnel_down_and_the_program_ends() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        assert await it.networkmanager.call("Disconnect") == (REPLY, None)
+        await it.networkmanager.until_gone()
+        assert it.signals == [
+            ("StateChanged", 5),
+            ("Disconnect reply", None),
+            ("StateChanged", 6),
+        ]
+        assert it.service.calls[-1] == ("Down", ["home"])
+        assert it.service.tunnels == {}
+        assert await asyncio.wait_for(it.plugin.wait(), 5) == 0
+
+    run(test)
+
+
+def test_disconnect_while_the_service_is_still_at_it_leaves_no_tunnel() -> None:
+    async def test(it: Bench) -> None:
+        it.service.gate.clear()
+        await it.networkmanager.connect(profile())
+        await it.service.until(lambda: bool(it.service.calls))
+        await it.networkmanager.call("Disconnect")
+        it.service.gate.set()
+        await it.networkmanager.until_state(6)
+        assert [member for member, _ in it.service.calls] == ["Up", "Down"]
+        assert it.service.tunnels == {}
+
+    run(test)
+
+
+def test_up_right_behind_down_waits_for_the_earlier_tunnel_to_end() -> None:
+    async def test(it: Bench) -> None:
+        await it.service.up("home", {}, {"bound": Variant("b", True)})
+        it.service.leaving.clear()
+        leaving = asyncio.create_task(it.service.down("home"))
+        await asyncio.sleep(0)
+        await it.networkmanager.connect(profile())
+        await it.service.until(lambda: len(it.service.calls) == 3)
+        it.service.leaving.set()
+        await leaving
+        await it.networkmanager.until_state(4)
+        assert [member for member, _ in it.service.calls] == ["Up", "Down", "Up", "Up"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "reason"),
+    [
+        (ErrorName.INVALID, "listen-port '99999' is not a port from 0 to 65535", 1),
+        (ErrorName.FAILED, "UDP port 9000 is taken by another program", 1),
+        (ErrorName.ALREADY_UP, "tunnel home is up with other settings", 1),
+        (ErrorName.NOT_AUTHORIZED, "polkit did not answer", 0),
+    ],
+)
+def test_a_refusal_by_the_service_is_a_failure_with_its_sentence(
+    name: ErrorName, sentence: str, reason: int
+) -> None:
+    async def test(it: Bench) -> None:
+        it.service.failing_with = (name, sentence)
+        assert await it.networkmanager.connect(profile()) == (REPLY, None)
+        await it.networkmanager.until_gone()
+        assert it.signals == [
+            ("StateChanged", 3),
+            ("ConnectInteractive reply", None),
+            ("Failure", reason),
+            ("StateChanged", 5),
+            ("StateChanged", 6),
+        ]
+        output = await it.output()
+        assert f"quicether: {sentence}" in output
+        assert "Traceback" not in output
+
+    run(test)
+
+
+def test_a_desired_state_that_makes_no_sense_is_a_bad_ip_config() -> None:
+    async def test(it: Bench) -> None:
+        it.service.host_config["addresses"] = Variant("as", [])
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(6)
+        assert ("Failure", 2) in it.networkmanager.entries
+        assert it.service.tunnels == {}
+
+    run(test)
+
+
+def test_a_tunnel_that_fails_later_is_a_failure_with_its_sentence() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.service.fail("home", "the certificate expired on 2026-01-01")
+        await it.networkmanager.until_gone()
+        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
+        assert it.service.calls[-1] == ("Down", ["home"])
+        assert "the certificate expired on 2026-01-01" in await it.output()
+
+    run(test)
+
+
+def test_a_service_that_vanishes_ends_the_connection_within_a_second() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.service.bus.disconnect()
+        await it.networkmanager.until_state(6, deadline=1)
+        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
+        assert "org.quicether1" in await it.output()
+
+    run(test)
+
+
+def test_a_service_that_vanishes_while_starting_ends_the_connection() -> None:
+    async def test(it: Bench) -> None:
+        it.service.gate.clear()
+        await it.networkmanager.connect(profile())
+        await it.service.until(lambda: bool(it.service.calls))
+        it.service.bus.disconnect()
+        await it.networkmanager.until_state(6, deadline=1)
+
+    run(test)
+
+
+def test_without_a_service_the_journal_says_so() -> None:
+    async def test(it: Bench) -> None:
+        await it.service.bus.release_name(contract.BUS_NAME)
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(6)
+        assert "org.quicether1 cannot be used" in await it.output()
+
+    run(test)
+
+
+def test_a_service_that_never_answers_is_given_up_before_networkmanager_does() -> None:
+    async def test(it: Bench) -> None:
+        it.service.gate.clear()
+        await it.networkmanager.connect(profile(timeout=Variant("u", 2)))
+        await it.networkmanager.until(lambda entries: ("Failure", 1) in entries, deadline=2)
+        await it.networkmanager.until_state(6)
+
+    run(test)
+
+
+def test_networkmanager_that_vanishes_takes_tunnel_and_program_along() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.bus.disconnect()
+        assert await asyncio.wait_for(it.plugin.wait(), 5) == 0
+        assert it.service.calls[-1] == ("Down", ["home"])
+
+    run(test)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_takes_the_tunnel_down(number: signal.Signals) -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.plugin.send_signal(number)
+        assert await asyncio.wait_for(it.plugin.wait(), 5) == 0
+        assert it.service.calls[-1] == ("Down", ["home"])
+
+    run(test)
+
+
+def test_calls_in_the_wrong_state_get_their_own_errors() -> None:
+    async def refusal(it: Bench, member: str, signature: str = "", *body: Any) -> str:
+        kind, (name, _) = await it.networkmanager.call(member, signature, *body)
+        assert kind == ERROR
+        return str(name).removeprefix("org.freedesktop.NetworkManager.VPN.Error.")
+
+    async def test(it: Bench) -> None:
+        assert await refusal(it, "Disconnect") == "AlreadyStopped"
+        it.service.ready = False
+        await it.networkmanager.connect(profile())
+        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "StartingInProgress"
+        await it.networkmanager.until_state(4)
+        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "AlreadyStarted"
+        it.service.leaving.clear()
+        await it.networkmanager.call("Disconnect")
+        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "StoppingInProgress"
+        assert await refusal(it, "Disconnect") == "StoppingInProgress"
+        it.service.leaving.set()
+        await it.networkmanager.until_state(6)
+        assert await refusal(it, "Disconnect") == "AlreadyStopped"
+        assert await refusal(it, "NewSecrets", "a{sa{sv}}", profile()) == "WrongState"
+        assert await refusal(it, "SetConfig", "a{sv}", {}) == "Failed"
+        assert await refusal(it, "SetFailure", "s", "x") == "Failed"
+        it.service.ready = True
+        it.networkmanager.entries.clear()
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+
+    run(test, "--persist")
+
+
+def test_a_profile_that_cannot_be_right_is_refused_in_a_sentence() -> None:
+    async def test(it: Bench) -> None:
+        connection = profile()
+        del connection["vpn"]
+        kind, (name, sentence) = await it.networkmanager.connect(connection)
+        assert (kind, name) == (ERROR, "org.freedesktop.NetworkManager.VPN.Error.BadArguments")
+        assert sentence == "the connection has no setting vpn, so it is no VPN connection"
+        assert [entry for entry in it.signals if entry[0] == "StateChanged"] == []
+
+    run(test)
+
+
+def test_a_private_profile_is_marked_for_the_service() -> None:
+    async def test(it: Bench) -> None:
+        connection = profile()
+        connection["connection"]["permissions"] = Variant("as", ["user:alice:"])
+        await it.networkmanager.connect(connection)
+        await it.networkmanager.until_state(4)
+        assert it.service.calls[0][1][2]["private"] is True
+
+    run(test)
+
+
+def test_signals_of_a_stranger_change_nothing() -> None:
+    """Any user may send a signal to one connection, past its match rules."""
+
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        async with connection(it.address) as stranger:
+            for path, interface, member, signature, body in (
+                (
+                    contract.tunnel_path("home"),
+                    "org.freedesktop.DBus.Properties",
+                    "PropertiesChanged",
+                    "sa{sv}as",
+                    [contract.TUNNEL_INTERFACE, {"State": Variant("s", "failed")}, []],
+                ),
+                (
+                    "/org/freedesktop/DBus",
+                    "org.freedesktop.DBus",
+                    "NameOwnerChanged",
+                    "sss",
+                    [contract.BUS_NAME, ":1.1", ""],
+                ),
+            ):
+                forged = Message.new_signal(path, interface, member, signature, body)
+                forged.destination = PLUGIN
+                await stranger.send(forged)
+            await stranger.call(Message(PLUGIN, PATH, "org.freedesktop.DBus.Peer", "Ping"))
+        it.service.change("home", {"prefixes": Variant("as", [])})
+        await it.networkmanager.until(lambda entries: len(it.signals) == 2)
+        assert it.signals == [("Ip4Config", None), ("Ip6Config", None)]
+
+    run(test)
+
+
+def test_state_is_a_property_and_introspection_names_every_signal() -> None:
+    async def test(it: Bench) -> None:
+        node = await it.networkmanager.bus.introspect(PLUGIN, PATH)
+        interface = next(each for each in node.interfaces if each.name == INTERFACE)
+        assert {each.name for each in interface.signals} == {
+            "StateChanged",
+            "Config",
+            "Ip4Config",
+            "Ip6Config",
+            "Failure",
+        }
+        reply = await it.networkmanager.bus.call(
+            Message(
+                PLUGIN,
+                PATH,
+                "org.freedesktop.DBus.Properties",
+                "Get",
+                signature="ss",
+                body=[INTERFACE, "State"],
+            )
+        )
+        assert reply is not None
+        assert reply.body[0] == Variant("u", 1)
+
+    run(test)
+
+
+def test_a_second_plugin_of_the_same_name_is_refused_in_a_sentence() -> None:
+    async def test(it: Bench) -> None:
+        second = await start_plugin(it.address)
+        _, stderr = await asyncio.wait_for(second.communicate(), 10)
+        assert second.returncode == 1
+        assert stderr.decode() == (
+            f"nm-quicether-service: ERROR: bus name {PLUGIN} belongs to another process\n"
+        )
+
+    run(test)
