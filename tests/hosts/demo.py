@@ -1,0 +1,143 @@
+"""`sudo ./bootstrap demo`: the first story on two hosts in namespaces, with the real commands.
+
+Run as `python -m hosts.demo` with tests/ on the path; needs root and what bootstrap installs.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+
+from support.commands import CommandError
+from support.home import HOME, NAS, Story, story
+from support.hosts import Host, WholeHost
+from support.install import installed_layer
+
+PAGE: Final = "<h1>Hello from the LAN behind home</h1>\n"
+TRANSFER_SECONDS: Final = 3
+console: Final = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print what happens next, and why."""
+    console.print(f"\n[bold cyan]# {escape(text)}[/]")
+
+
+def show(host: Host, command: Sequence[str], output: str) -> None:
+    """Print a command as it was typed, and what it answered."""
+    console.print(f"[bold green]{host.name}[/] [bold]$ {escape(shlex.join(command))}[/]")
+    if output.strip():
+        console.print(escape(output.rstrip()))
+
+
+@contextmanager
+def web_server(host: Host) -> Iterator[None]:
+    """Serve PAGE on port 80 of a host, IPv4 and IPv6."""
+    program = (
+        "import http.server, socket, sys\n"
+        "page = sys.argv[1].encode()\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200)\n"
+        "        self.send_header('Content-Length', str(len(page)))\n"
+        "        self.end_headers()\n"
+        "        self.wfile.write(page)\n"
+        "class Server(http.server.ThreadingHTTPServer):\n"
+        "    address_family = socket.AF_INET6\n"
+        "server = Server(('::', 80), Handler)\n"
+        "print('listening', flush=True)\n"
+        "server.serve_forever()\n"
+    )
+    server = host.popen(["/usr/bin/python3", "-c", program, PAGE])
+    assert server.stdout is not None
+    server.stdout.readline()
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ping_ms(host: WholeHost, address: str) -> float:
+    """Return the median round-trip time of ten pings in milliseconds."""
+    output = host.run(["ping", "-c", "10", "-i", "0.05", "-q", address]).stdout
+    return float(output.rsplit("=", 1)[1].split("/")[1])
+
+
+def tcp_mbit(client: WholeHost, server: Host, address: str, *, reverse: bool) -> float:
+    """Return the TCP throughput between two hosts in Mbit/s; reverse: towards the client."""
+    listening = server.popen(["iperf3", "--server", "--one-off", "--forceflush"])
+    assert listening.stdout is not None
+    next(line for line in listening.stdout if "listening" in line)
+    command = ["iperf3", "--client", address, "--time", str(TRANSFER_SECONDS), "--json"]
+    output = client.run([*command, "--reverse"] if reverse else command).stdout
+    listening.wait()
+    return float(json.loads(output)["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def figures(scene: Story) -> None:
+    """Measure the tunnel beside the bare cable and print both."""
+    bare, tunnel = (
+        statistics.median(ping_ms(scene.laptop, address) for _ in range(2))
+        for address in (HOME[0], NAS[0])
+    )
+    up = tcp_mbit(scene.laptop, scene.nas, NAS[0], reverse=False)
+    down = tcp_mbit(scene.laptop, scene.nas, NAS[0], reverse=True)
+    console.print(f"ping   {bare:.2f} ms on the bare cable, {tunnel:.2f} ms through the tunnel")
+    console.print(f"TCP    {up:.0f} Mbit/s towards home, {down:.0f} Mbit/s towards the laptop")
+
+
+def play(scene: Story) -> None:
+    """Tell the story on booted hosts."""
+    laptop, home = scene.laptop, scene.home
+    say("A network of our own: `home` makes it and is its authority")
+    scene.found_network()
+    say("Each host gets an ordinary NetworkManager profile; only home is told by its address")
+    scene.add_profiles()
+    say("Up, as any other VPN")
+    scene.up(home)
+    started = time.monotonic()
+    scene.up(laptop)
+    console.print(f"[dim]that took {time.monotonic() - started:.2f} s[/]")
+    say("A page from a machine in the LAN behind home, which knows nothing of QuicEther")
+    with web_server(scene.nas):
+        scene.type(laptop, "curl", "-sS", f"http://{NAS[0]}/")
+        scene.type(laptop, "curl", "-sS", f"http://[{NAS[1]}]/")
+    say("What NetworkManager, the kernel and QuicEther say of it")
+    scene.type(laptop, "nmcli", "-f", "NAME,TYPE,DEVICE,STATE", "connection", "show", "--active")
+    scene.type(laptop, "ip", "route")
+    scene.type(laptop, "quicether", "status")
+    say("How fast it is on this machine, both hosts sharing its processors")
+    figures(scene)
+    say("Down again: no device, no route, nothing left")
+    scene.down(laptop)
+    scene.down(home)
+    scene.type(laptop, "ip", "-brief", "address")
+
+
+def main() -> int:
+    """Play the demo; return the exit status."""
+    say("Installing QuicEther as `sudo ./bootstrap install` does, into a layer of its own")
+    layers = installed_layer()
+    say("Booting two hosts with systemd, D-Bus, polkit and NetworkManager, and a LAN behind home")
+    try:
+        with story(layers, show=show) as scene:
+            play(scene)
+    except CommandError as error:
+        console.print(f"[bold red]{escape(str(error))}[/]")
+        return 1
+    say("Everything is taken down. `sudo ./bootstrap install` puts it on this machine")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
