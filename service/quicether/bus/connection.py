@@ -217,6 +217,28 @@ class BusConnection:
             raise RemoteError(str(reply.error_name), text)
         return list(reply.body)
 
+    def post(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: list[Any],
+    ) -> None:
+        """Call a method of another service without waiting for an answer."""
+        self._send(
+            Message(
+                destination=destination,
+                path=path,
+                interface=interface,
+                member=member,
+                signature=signature,
+                body=body,
+                flags=MessageFlag.NO_REPLY_EXPECTED,
+            )
+        )
+
     async def signal(
         self, path: str, interface: str, member: str, signature: str, body: list[Any]
     ) -> None:
@@ -229,14 +251,14 @@ class BusConnection:
     def reply(self, call: Call, signature: str, body: list[Any]) -> None:
         """Answer a call, unless the caller wants no answer."""
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._answer(Message.new_method_return(call, signature, body))
+            self._send(Message.new_method_return(call, signature, body))
 
     def reply_error(self, call: Call, name: str, text: str) -> None:
         """Answer a call with an error, unless the caller wants no answer."""
         if not call.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._answer(Message.new_error(call, name, text))
+            self._send(Message.new_error(call, name, text))
 
-    def _answer(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         if self._bus is not None and not self._bus._disconnected:
             # A failure ends the connection, which `wait_closed` reports.
             self._bus.send(message).add_done_callback(lambda done: done.exception())

@@ -1,0 +1,161 @@
+"""The objects on the bus: the manager, and one for each tunnel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from quicether.bus import api, wire
+from quicether.bus.authorise import Authority, NotAuthorizedError
+from quicether.bus.bindings import Bindings
+from quicether.bus.contract import LIST_LIMIT, Action, How, LinkOwnerName, tunnel_path
+from quicether.bus.controller import Controller, TunnelView, UpRequest
+from quicether.bus.dispatch import Caller
+from quicether.bus.interface import Interface
+from quicether.bus.status import to_wire
+from quicether.config import values
+from quicether.config.settings import option_of, unknown
+from quicether.errors import ConfigError
+
+_HOW_SIGNATURE: Final = {How.OWNER: "s", How.BOUND: "b", How.TRANSIENT: "b", How.PRIVATE: "b"}
+_PROTOCOLS: Final = ("tcp", "udp", "icmp", "any")
+
+
+class ManagerObject:
+    """The object at `contract.ROOT_PATH`."""
+
+    def __init__(
+        self, controller: Controller, authority: Authority, bindings: Bindings, version: str
+    ) -> None:
+        self._controller = controller
+        self._authority = authority
+        self._bindings = bindings
+        self._version = version
+
+    @property
+    def interface(self) -> Interface:
+        """See `Exported.interface`."""
+        return api.MANAGER
+
+    def get(self, name: str) -> Any:
+        """See `Exported.get`."""
+        return self._version if name == "Version" else dict(self._controller.failures)
+
+    async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
+        """See `Exported.call`."""
+        tunnel = _field("tunnel", values.name, args[0])
+        if method == "Up":
+            return [await self._up(tunnel, args[1], args[2], caller)]
+        if method == "Down":
+            await self._controller.down(tunnel)
+        else:
+            await self._controller.reload(tunnel)
+        return []
+
+    async def _up(
+        self, tunnel: str, options: Mapping[str, str], how: Mapping[str, Any], caller: Caller
+    ) -> str:
+        given = parse_how(how)
+        privileged = [key for key in options if option_of(key).privileged]
+        if privileged:
+            if given.get(How.PRIVATE):
+                raise NotAuthorizedError(
+                    f"{privileged[0]} is not taken from a profile that belongs to one user; make "
+                    "the profile available to all users, or set it in /etc/quicether"
+                )
+            await self._authority.check(caller.name, Action.CONFIGURE, caller.interactive)
+        request = UpRequest(owner=given.get(How.OWNER), transient=given.get(How.TRANSIENT, False))
+        if given.get(How.BOUND):
+            view = await self._bindings.up(caller.name, tunnel, options, request)
+        else:
+            view = await self._controller.up(tunnel, options, request)
+        return tunnel_path(view.name)
+
+
+def parse_how(how: Mapping[str, tuple[str, Any]]) -> dict[How, Any]:
+    """Return the argument `how` of Manager.Up with its owner as LinkOwnerName.
+
+    Raises ConfigError: an unknown key, a wrong type, an unknown owner.
+    """
+    found: dict[How, Any] = {}
+    for key, (signature, value) in how.items():
+        if key not in set(How):
+            raise ConfigError(unknown(f"how: {key[:80]!r}", key, How))
+        expected = _HOW_SIGNATURE[How(key)]
+        if signature != expected:
+            raise ConfigError(f"how: {key} has type {signature!r}; {expected!r} is needed")
+        found[How(key)] = value
+    if How.OWNER in found:
+        choose = values.choice(LinkOwnerName)
+        found[How.OWNER] = LinkOwnerName(_field("how: owner", choose, found[How.OWNER]))
+    return found
+
+
+class TunnelObject:
+    """The object of one tunnel."""
+
+    def __init__(self, view: TunnelView) -> None:
+        self.view = view
+
+    @property
+    def interface(self) -> Interface:
+        """See `Exported.interface`."""
+        return api.TUNNEL
+
+    def get(self, name: str) -> Any:
+        """See `Exported.get`."""
+        view = self.view
+        match name:
+            case "State" | "Link":
+                return str(getattr(view, name.lower()))
+            case "NodeId":
+                return str(view.node_id)
+            case "HostConfig":
+                return wire.host_config(view.host_config)
+            case "Counters":
+                return wire.counters(view.counters)
+            case "Refusals":
+                return list(view.refusals)
+            case "Peers":
+                return [to_wire(peer) for peer in view.peers(0, LIST_LIMIT)]
+            case "Routes":
+                return [to_wire(route) for route in view.routes(0, LIST_LIMIT)]
+        return getattr(view, _ATTRIBUTES[name])
+
+    async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
+        """See `Exported.call`."""
+        view = self.view
+        match method:
+            case "Lookup":
+                address = _field("address", values.address, args[0])
+                return [to_wire(await view.lookup(address))]
+            case "Ping":
+                return [to_wire(await view.ping(_field("node", values.node, args[0])))]
+            case "PolicyTest":
+                source = _field("source", values.node, args[0])
+                destination = _field("destination", values.address, args[1])
+                protocol = _field("protocol", values.choice(_PROTOCOLS), args[2])
+                verdict = await view.policy_test(source, destination, protocol, args[3] or None)
+                return [to_wire(verdict)]
+        start, count = args[0], min(args[1], LIST_LIMIT)
+        listed = view.peers(start, count) if method == "ListPeers" else view.routes(start, count)
+        return [[to_wire(entry) for entry in listed]]
+
+
+_ATTRIBUTES: Final = {
+    "Name": "name",
+    "Ready": "ready",
+    "Network": "network",
+    "NodeName": "node_name",
+    "ListenPort": "listen_port",
+    "Since": "since",
+    "PeerCount": "peer_count",
+    "RouteCount": "route_count",
+}
+
+
+def _field(name: str, parse: Any, value: object) -> Any:
+    try:
+        return parse(value)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
