@@ -79,7 +79,8 @@ def wanted(config: HostConfig, *, addressing: bool, ipv6: bool) -> Wanted:
     """Return the kernel's part of config.
 
     addressing: addresses and routes are ours; else somebody else (NetworkManager) puts them.
-    ipv6: the machine has IPv6.
+    ipv6: the device can have IPv6. A full tunnel that cannot carry IPv6 makes it unreachable
+    instead: a packet that finds no way must not leave beside the tunnel.
     A namespace of its own has no underlay that could loop: its default route needs no rules.
     """
     refused: list[str] = []
@@ -104,7 +105,7 @@ def wanted(config: HostConfig, *, addressing: bool, ipv6: bool) -> Wanted:
                 routes.add(KernelRoute(prefix))
     rules: frozenset[KernelRule] = frozenset()
     if (full := config.full_tunnel) is not None:
-        caught = _caught_versions(full, ipv6)
+        caught = [version for version, take in ((4, full.ipv4), (6, full.ipv6)) if take]
         table = MAIN_TABLE if config.netns is not None else full.table
         routes |= {
             KernelRoute(_DEFAULTS[version], table, unreachable=version not in versions)
@@ -146,28 +147,24 @@ def difference(have: KernelState, want: KernelState) -> Difference:
     )
 
 
-def orphaned(rules: Iterable[KernelRule], filled: frozenset[tuple[int, int]]) -> list[KernelRule]:
-    """Return the rules of ours that a crash left: their table is empty.
+def orphans(rules: Iterable[KernelRule], routes: Iterable[KernelRoute]) -> KernelState:
+    """Return what a crash left of ours: rules and unreachable routes of a table without device.
 
-    filled: (version, table) that holds a route. A tunnel that runs fills its table before it
-    makes the rules, so what is found here belongs to nobody any more.
+    rules, routes: all that bear our protocol. A device's routes go with it, and a tunnel that
+    runs fills its table before it makes the rules, so what is found here belongs to nobody.
     """
-    everything = list(rules)
-    dead = [
-        rule
-        for rule in everything
-        if rule.mark is not None and (rule.version, rule.table) not in filled
-    ]
+    everything, reachable = list(rules), list(routes)
+    alive = {route.table for route in reachable if not route.unreachable}
+    dead = {rule for rule in everything if rule.mark is not None and rule.table not in alive}
     firsts = {(rule.version, rule.priority - 1) for rule in dead}
-    return dead + [
-        rule
-        for rule in everything
-        if rule.suppress_default and (rule.version, rule.priority) in firsts
-    ]
-
-
-def _caught_versions(full: FullTunnel, ipv6: bool) -> list[int]:
-    return [v for v, caught in ((4, full.ipv4), (6, full.ipv6 and ipv6)) if caught]
+    return KernelState(
+        routes=frozenset(r for r in reachable if r.unreachable and r.table not in alive),
+        rules=frozenset(
+            rule
+            for rule in everything
+            if rule in dead or (rule.suppress_default and (rule.version, rule.priority) in firsts)
+        ),
+    )
 
 
 def _rule_order(rule: KernelRule) -> tuple[int, int]:

@@ -18,8 +18,9 @@ from quicether.host.kernel_state import (
     KernelRoute,
     KernelRule,
     KernelState,
+    Wanted,
     difference,
-    orphaned,
+    orphans,
     wanted,
 )
 from quicether.host.rtnetlink import Ipv6Off, Rtnetlink
@@ -84,34 +85,11 @@ class NetlinkOwner:
         if link is None or self._tun is None:
             raise HostError("no device is attached")
         refusals: list[str] = []
-        goal = wanted(config, addressing=self._addressing, ipv6=self._ipv6)
-        change = difference(self._have, goal.state)
-        index = self._index
-        gone_rules = await self._each(change.remove_rules, link.delete_rule, refusals)
-        gone_routes = await self._each(
-            change.remove_routes, lambda route: link.delete_route(index, route), refusals
-        )
-        gone_addresses = await self._each(
-            change.remove_addresses, lambda one: link.delete_address(index, one), refusals
-        )
-        if config.mtu != self._mtu:
-            try:
-                await self._set_mtu(link, config.mtu)
-            except HostError as refusal:
-                refusals.append(str(refusal))
-        new_addresses = await self._each(
-            change.add_addresses, lambda one: link.add_address(index, one), refusals
-        )
-        new_routes = await self._each(
-            change.add_routes, lambda route: link.add_route(index, route), refusals
-        )
-        new_rules = await self._each(change.add_rules, link.add_rule, refusals)
-        have = self._have
-        self._have = KernelState(
-            (have.addresses - gone_addresses) | new_addresses,
-            (have.routes - gone_routes) | new_routes,
-            (have.rules - gone_rules) | new_rules,
-        )
+        had_ipv6 = self._ipv6
+        goal = await self._approach(link, config, refusals)
+        if had_ipv6 and not self._ipv6:
+            # Found out on the way: what was IPv6's is now to be kept from leaking.
+            goal = await self._approach(link, config, refusals)
         self._tell_limits(config, goal.refused)
         if refusals:
             told = "; ".join(refusals[:_TOLD])
@@ -149,18 +127,51 @@ class NetlinkOwner:
         if index is None:
             raise HostError(f"device {config.device} went away while it was made")
         self._index = index
-        rules = await link.rules()
-        for rule in orphaned(rules, await link.filled_tables()):
-            log.info("cleaning routing rule %d of a tunnel that crashed", rule.priority)
-            await link.delete_rule(rule)
-            rules -= {rule}
+        await _clean(link)
+        rules, routes = await link.rules(), await link.routes()
         full = config.full_tunnel
-        ours = {full.priority, full.priority + 1} if full is not None else set()
+        priorities = {full.priority, full.priority + 1} if full is not None else set()
         self._have = KernelState(
             await link.addresses(index) if self._addressing else frozenset(),
-            await link.routes(index, frozenset((full.table,) if full else ())),
-            frozenset(rule for rule in rules if rule.priority in ours),
+            frozenset(
+                route
+                for route, where in routes.items()
+                if where == index or (where is None and full and route.table == full.table)
+            ),
+            frozenset(rule for rule in rules if rule.priority in priorities),
         )
+
+    async def _approach(self, link: Rtnetlink, config: HostConfig, refusals: list[str]) -> Wanted:
+        """Go as near to config as the kernel lets us, and remember where that is."""
+        index = self._index
+        goal = wanted(config, addressing=self._addressing, ipv6=self._ipv6)
+        change = difference(self._have, goal.state)
+        gone_rules = await self._each(change.remove_rules, link.delete_rule, refusals)
+        gone_routes = await self._each(
+            change.remove_routes, lambda route: link.delete_route(index, route), refusals
+        )
+        gone_addresses = await self._each(
+            change.remove_addresses, lambda one: link.delete_address(index, one), refusals
+        )
+        if config.mtu != self._mtu:
+            try:
+                await self._set_mtu(link, config.mtu)
+            except HostError as refusal:
+                refusals.append(str(refusal))
+        new_addresses = await self._each(
+            change.add_addresses, lambda one: link.add_address(index, one), refusals
+        )
+        new_routes = await self._each(
+            change.add_routes, lambda route: link.add_route(index, route), refusals
+        )
+        new_rules = await self._each(change.add_rules, link.add_rule, refusals)
+        have = self._have
+        self._have = KernelState(
+            (have.addresses - gone_addresses) | new_addresses,
+            (have.routes - gone_routes) | new_routes,
+            (have.rules - gone_rules) | new_rules,
+        )
+        return goal
 
     async def _set_mtu(self, link: Rtnetlink, mtu: int) -> None:
         await link.set_mtu(self._index, mtu)
@@ -179,12 +190,10 @@ class NetlinkOwner:
     ) -> frozenset[_Item]:
         """Act on every item; return those done and add a sentence for each that was refused.
 
-        Where the machine turns out to have no IPv6, its items are left out from then on.
+        An item that fails for want of IPv6 is no refusal; the owner remembers it.
         """
         done: set[_Item] = set()
         for item in items:
-            if not self._ipv6 and _version(item) == 6:
-                continue
             try:
                 await act(item)
             except Ipv6Off:
@@ -203,6 +212,28 @@ class NetlinkOwner:
             if limit not in self.limits:
                 log.warning("%s", limit)
         self.limits = tuple(limits)
+
+
+async def clean_leftovers() -> None:
+    """Take away what tunnels of a daemon that crashed left in the kernel. For the start.
+
+    Raises HostError: the kernel refused.
+    """
+    link = Rtnetlink.open()
+    try:
+        await _clean(link)
+    finally:
+        link.close()
+
+
+async def _clean(link: Rtnetlink) -> None:
+    left = orphans(await link.rules(), await link.routes())
+    for rule in left.rules:
+        log.info("cleaning routing rule %d that a crash left", rule.priority)
+        await link.delete_rule(rule)
+    for route in left.routes:
+        log.info("cleaning route %s of table %d that a crash left", route.prefix, route.table)
+        await link.delete_route(0, route)
 
 
 async def _open_device(config: HostConfig) -> Tun:
@@ -234,7 +265,3 @@ async def _move(outside: Rtnetlink, device: str, namespace: str) -> None:
     if index is None:
         raise HostError(f"device {device} went away while it was made")
     await outside.move_link(index, namespace)
-
-
-def _version(item: Interface | KernelRoute | KernelRule) -> int:
-    return item.prefix.version if isinstance(item, KernelRoute) else item.version

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -143,27 +143,18 @@ class Rtnetlink:
                 prefixlen=address.network.prefixlen,
             )
 
-    async def routes(self, index: int, tables: frozenset[int]) -> frozenset[KernelRoute]:
-        """Return our routes over a link, and our unreachable ones in tables."""
-        found: set[KernelRoute] = set()
-        async for message in self._dump_routes():
-            if message["proto"] != PROTOCOL:
-                continue
-            table = message.get_attr("RTA_TABLE")
-            unreachable = message["type"] == _UNREACHABLE
-            if message.get_attr("RTA_OIF") == index or (unreachable and table in tables):
-                found.add(KernelRoute(_prefix_of(message), table, unreachable))
-        return frozenset(found)
-
-    async def filled_tables(self) -> frozenset[tuple[int, int]]:
-        """Return (IP version, table) of every table that holds a route of ours."""
-        return frozenset(
-            [
-                (4 if message["family"] == socket.AF_INET else 6, message.get_attr("RTA_TABLE"))
-                async for message in self._dump_routes()
-                if message["proto"] == PROTOCOL
-            ]
-        )
+    async def routes(self) -> dict[KernelRoute, int | None]:
+        """Return all routes of ours with the index of their link, None for unreachable ones."""
+        found: dict[KernelRoute, int | None] = {}
+        for version, family in FAMILIES.items():
+            with _asking("routes", version):
+                async for message in await self._route.route("dump", family=family):
+                    if message["proto"] == PROTOCOL:
+                        unreachable = message["type"] == _UNREACHABLE
+                        table = message.get_attr("RTA_TABLE")
+                        route = KernelRoute(_prefix_of(message), table, unreachable)
+                        found[route] = None if unreachable else message.get_attr("RTA_OIF")
+        return found
 
     async def add_route(self, index: int, route: KernelRoute) -> None:
         """Add a route. One of the same prefix, table and metric that is there is not replaced.
@@ -205,12 +196,6 @@ class Rtnetlink:
         """Take a rule away. One that is gone already is no error."""
         with _asking(f"routing rule {rule.priority}"), _gone_is_fine():
             await self._route.rule("del", **_rule_fields(rule))
-
-    async def _dump_routes(self) -> AsyncIterator[Any]:
-        for family in FAMILIES.values():
-            with _asking("routes"):
-                async for message in await self._route.route("dump", family=family):
-                    yield message
 
 
 def _route_fields(index: int, route: KernelRoute) -> dict[str, Any]:
