@@ -117,15 +117,11 @@ class NetworkStore:
             )
         return authority
 
-    def load_identity(self, now: datetime) -> NodeIdentity:
-        """Return who this machine is in the network.
+    def trust(self, now: datetime) -> AuthorityTrust:
+        """Return the network's trust, with the newest revocation list that this machine has.
 
-        The key is made now if there is none yet, so that the sentence about a missing
-        certificate can tell what to have signed.
-        Raises IdentityError: something is missing, damaged, exposed, expired, or not of this
-        machine or network.
+        Raises IdentityError: something is missing, damaged, expired, or of another network.
         """
-        key = self.node_key()
         authority = load_authority_certificate(self.directory / AUTHORITY_CERTIFICATE, now)
         trust = AuthorityTrust(authority, now, self.load_revocations(authority))
         if trust.network != self.name:
@@ -133,9 +129,41 @@ class NetworkStore:
                 f"authority certificate {self.directory / AUTHORITY_CERTIFICATE} is of network "
                 f"{trust.network}, not {self.name}"
             )
-        certificate = self._own_certificate(key)
-        member = self._own_member(certificate, key, trust, now)
-        return NodeIdentity(key, certificate, trust, member)
+        return trust
+
+    def certificate(self, path: Path | None = None) -> x509.Certificate:
+        """Return this machine's certificate, unchecked.
+
+        path: where it lies if not at its usual place.
+        Raises FileNotFoundError: there is none; IdentityError: damaged.
+        """
+        path = path or self.certificate_path
+        loaded = certificates.load_pem(files.read_public(path, "certificate"), str(path))
+        if len(loaded) != 1:
+            raise IdentityError(f"certificate {path} is damaged: {len(loaded)} in it, not one")
+        return loaded[0]
+
+    def load_identity(
+        self, now: datetime, key_file: Path | None = None, certificate_file: Path | None = None
+    ) -> NodeIdentity:
+        """Return who this machine is in the network.
+
+        key_file, certificate_file: where they lie if not at their usual places. A key at its
+        usual place is made now if there is none yet, so that the sentence about a missing
+        certificate can tell what to have signed.
+        Raises IdentityError: something is missing, damaged, exposed, expired, or not of this
+        machine or network.
+        """
+        key = NodeKey.load(key_file) if key_file else self.node_key()
+        trust = self.trust(now)
+        try:
+            certificate = self.certificate(certificate_file)
+        except FileNotFoundError:
+            raise IdentityError(
+                f"certificate {certificate_file or self.certificate_path} is missing; have the "
+                f"network's authority sign this machine's public key {key.public_text}"
+            ) from None
+        return NodeIdentity(key, certificate, trust, self._own_member(certificate, key, trust, now))
 
     def pinned_identity(
         self,
@@ -219,20 +247,6 @@ class NetworkStore:
             files.Owner.service(),
         )
 
-    def _own_certificate(self, key: NodeKey) -> x509.Certificate:
-        path = self.certificate_path
-        try:
-            pem = files.read_public(path, "certificate")
-        except FileNotFoundError:
-            raise IdentityError(
-                f"certificate {path} is missing; have the network's authority sign this "
-                f"machine's public key {key.public_text}"
-            ) from None
-        loaded = certificates.load_pem(pem, str(path))
-        if len(loaded) != 1:
-            raise IdentityError(f"certificate {path} is damaged: {len(loaded)} in it, not one")
-        return loaded[0]
-
     def _own_member(
         self, certificate: x509.Certificate, key: NodeKey, trust: AuthorityTrust, now: datetime
     ) -> Member:
@@ -245,7 +259,7 @@ class NetworkStore:
         if member.public_key != key.public_raw:
             raise IdentityError(
                 f"the certificate is node {member.node_id.short}… {member.name}'s; this machine "
-                f"is node {key.node_id.short}… (key {self.key_path})"
+                f"is node {key.node_id.short}…"
             )
         return member
 
