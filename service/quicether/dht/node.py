@@ -1,0 +1,395 @@
+"""The DHT machine of one node. Pure: bytes and the time in, bytes, timers and events out.
+
+The driver owns the connections and the clock:
+
+    node = DhtNode(me, network_id, verifier, signer, counters, random, clock_offset)
+    answer = node.handle_request(peer, body, now)     when a peer asks
+    node.response(call, body, now)                    when an answer to a SendRequest arrives
+    node.failed(call, now)                            when none will
+    node.handle_timers(now)                           when node.next_timer() is reached
+    for event in node.poll(): ...                     after every one of these calls
+
+`now` is always monotonic seconds. `now + clock_offset` is the time in seconds since 1970 that
+records go by; after the host's clock was set the driver changes `node.clock_offset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+from typing import Final
+
+from quicether.counters import Counters
+from quicether.dht.buckets import K
+from quicether.dht.contact import Contact
+from quicether.dht.contents import Content
+from quicether.dht.core import Core, DhtConfig
+from quicether.dht.directory import Directory
+from quicether.dht.events import BootstrapWanted, Event, Joined, LookupDone
+from quicether.dht.keyspace import bucket_index
+from quicether.dht.lookup import Lookup
+from quicether.dht.messages import FindNode, Nodes, Store, batches
+from quicether.dht.publisher import Publisher
+from quicether.dht.records import Record, Signer, Verifier
+from quicether.dht.responder import Responder
+from quicether.dht.search import Search
+from quicether.dht.watchers import Watchers
+from quicether.errors import UnreachableError
+from quicether.model import NodeId
+
+MAX_LOOKUPS: Final = 128
+"""Lookups for the driver that run at once; the data path asks for more only by misfortune."""
+JOIN_RETRY: Final = 2.0
+"""Seconds until a join that reached nobody is tried again; doubled up to a minute."""
+JOIN_RETRY_MAX: Final = 60.0
+REJOIN_PAUSE: Final = 30.0
+"""At most one rejoin in so many seconds."""
+HAND_OVER_AFTER: Final = 1.0
+"""Seconds in which newcomers gather before values are handed to them."""
+MAX_NEWCOMERS: Final = 64
+EXPIRE_EVERY: Final = 60.0
+PINGS_PER_REFRESH: Final = 2
+"""Least recently seen contacts of a bucket that are pinged at its refresh."""
+_NEAR_WIDTH: Final = 4
+
+
+class DhtNode:
+    """One node of the DHT."""
+
+    __slots__ = (
+        "_core",
+        "_directory",
+        "_join_wait",
+        "_joined",
+        "_joining",
+        "_last_join",
+        "_lookup_count",
+        "_lookups",
+        "_newcomers",
+        "_publisher",
+        "_refreshing",
+        "_responder",
+        "_watchers",
+    )
+
+    def __init__(
+        self,
+        me: Contact,
+        network_id: bytes,
+        verifier: Verifier,
+        signer: Signer,
+        counters: Counters,
+        random: Random,
+        clock_offset: float,
+        config: DhtConfig | None = None,
+    ) -> None:
+        """Make a node that knows nobody yet.
+
+        me: our own NodeId; its endpoints are told to nobody, peers see where we come from.
+        random: entropy; seeded in the simulator. clock_offset: see the module.
+        """
+        core = Core(me, network_id, verifier, config or DhtConfig(), random, counters, clock_offset)
+        self._core = core
+        self._directory = Directory(core)
+        self._watchers = Watchers(core)
+        self._responder = Responder(core, self._directory, self._watchers)
+        self._publisher = Publisher(core, me.node_id, signer, self._responder.keep)
+        self._joined = False
+        self._joining = False
+        self._join_wait = JOIN_RETRY
+        self._last_join = -REJOIN_PAUSE
+        self._lookup_count = 0
+        self._lookups: set[int] = set()
+        self._newcomers: list[Contact] = []
+        self._refreshing: set[int] = set()
+        core.on_newcomer = self._newcomer
+        core.on_return = self._returned
+
+    # -- what the driver calls -------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Begin: ask for bootstrap contacts and set the regular timers."""
+        core = self._core
+        core.schedule(now, self._want_bootstrap)
+        core.schedule(now + core.spread(EXPIRE_EVERY), self._expire)
+
+    def handle_request(self, peer: Contact, body: bytes, now: float) -> bytes:
+        """Return the answer to the request of an authenticated peer.
+
+        peer: the NodeId that its certificate proves, and where it is.
+        Raises ProtocolError: the request is malformed; the stream should be reset.
+        """
+        return self._responder.handle(peer, body, now)
+
+    def response(self, call: int, body: bytes, now: float) -> None:
+        """Take the answer to a SendRequest. A late one, after `failed`, is passed over."""
+        self._core.response(call, body, now)
+
+    def failed(self, call: int, now: float) -> None:
+        """Take note that a SendRequest was not answered in time, or cannot be sent."""
+        self._core.failed(call, now)
+
+    def add_contact(self, contact: Contact, now: float) -> None:
+        """Take note of a connected peer: a bootstrap node, one of the last run, any member."""
+        self._core.seen(contact, now)
+
+    def next_timer(self) -> float | None:
+        """Return when `handle_timers` is due, monotonic seconds; None when never."""
+        return self._core.next_timer
+
+    def handle_timers(self, now: float) -> None:
+        """Do what is due."""
+        self._core.run_timers(now)
+
+    def poll(self) -> list[Event]:
+        """Return what happened and what is to be done, in order, once."""
+        events = self._core.events
+        if events:
+            self._core.events = []
+        return events
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds since 1970 less monotonic seconds."""
+        return self._core.clock_offset
+
+    @clock_offset.setter
+    def clock_offset(self, seconds: float) -> None:
+        self._core.clock_offset = seconds
+
+    # -- what this node says ---------------------------------------------------------------
+
+    def publish(self, content: Content, now: float) -> None:
+        """Publish a content and keep it alive. Raises ConfigError: too many."""
+        self._publisher.publish(content, now)
+
+    def withdraw(self, content: Content, now: float) -> None:
+        """Take a published content back, everywhere, at once."""
+        self._publisher.withdraw(content, now)
+
+    def renew_signatures(self, now: float) -> None:
+        """Publish everything anew after our certificate was replaced."""
+        self._publisher.renew_signatures(now)
+
+    @property
+    def published(self) -> tuple[Content, ...]:
+        """What this node publishes now."""
+        return self._publisher.contents
+
+    # -- what this node asks ---------------------------------------------------------------
+
+    def find(self, key: int, now: float) -> int:
+        """Look for the values under a key; LookupDone with the returned number follows.
+
+        Raises UnreachableError: too many lookups run already.
+        """
+        return self._start_lookup(key, self._core.config.quorum, now)
+
+    def find_node(self, key: int, now: float) -> int:
+        """Look for the nodes closest to a key; LookupDone with the returned number follows.
+
+        Raises UnreachableError: too many lookups run already.
+        """
+        return self._start_lookup(key, 0, now)
+
+    def watch(self, key: int, now: float) -> None:
+        """Follow all records under an index key: RecordFound, RecordGone."""
+        self._directory.watch(key, now)
+
+    def unwatch(self, key: int) -> None:
+        """Follow a key no longer; RecordGone follows for its records."""
+        self._directory.unwatch(key)
+
+    @property
+    def directory(self) -> tuple[Record, ...]:
+        """All live records under the watched keys."""
+        return self._directory.records
+
+    # -- trust -----------------------------------------------------------------------------
+
+    def forget_node(self, node_id: NodeId, now: float) -> None:
+        """Drop a revoked node: its records, its place in the buckets, what it stored here."""
+        core = self._core
+        core.verifier.forget(node_id)
+        core.store.forget_owner(node_id)
+        self._directory.forget_owner(node_id)
+        core.forget_contact(int.from_bytes(node_id.value))
+
+    # -- for status and the cache of peers ---------------------------------------------------
+
+    def contacts(self) -> list[Contact]:
+        """Return the live contacts, most recently seen first: what to cache on disk."""
+        entries = sorted(self._core.table, key=lambda entry: -entry.seen)
+        return [entry.contact for entry in entries if not entry.failures]
+
+    @property
+    def stored_values(self) -> int:
+        """How many values are kept here."""
+        return len(self._core.store)
+
+    @property
+    def joined(self) -> bool:
+        """Whether the network has been found."""
+        return self._joined
+
+    # -- joining ---------------------------------------------------------------------------
+
+    def _want_bootstrap(self, now: float) -> None:
+        core = self._core
+        alive = core.has_live_contact()
+        core.events.append(BootstrapWanted(urgent=not alive))
+        if alive:
+            wait = core.config.refresh
+            self._join_wait = JOIN_RETRY
+        else:
+            wait = self._join_wait
+            self._join_wait = min(JOIN_RETRY_MAX, 2 * wait)
+        core.schedule(now + core.spread(wait), self._want_bootstrap)
+
+    def _newcomer(self, contact: Contact, now: float) -> None:
+        core = self._core
+        index = bucket_index(contact.key, core.me.key)
+        if index not in self._refreshing:
+            self._refreshing.add(index)
+            core.schedule(now + core.spread(core.config.refresh), self._refresh, index)
+        if not self._joined:
+            self._join(now)
+        if not self._newcomers:
+            core.schedule(now + HAND_OVER_AFTER, self._hand_over)
+        if len(self._newcomers) < MAX_NEWCOMERS:
+            self._newcomers.append(contact)
+
+    def _returned(self, contact: Contact, now: float) -> None:
+        """Join again through a contact that was lost: the network may have been in two."""
+        if now - self._last_join >= REJOIN_PAUSE:
+            self._join(now, contact)
+
+    def _join(self, now: float, *through: Contact) -> None:
+        if self._joining:
+            return
+        self._joining = True
+        self._last_join = now
+        Search(self._core, self._core.me.key, self._found_ourselves, seeds=through).start(now)
+
+    def _found_ourselves(self, lookup: Lookup, now: float) -> None:
+        self._joining = False
+        core = self._core
+        nearest = lookup.closest(1)
+        if not nearest:
+            return
+        # Buckets farther away than the closest neighbour (Kademlia, section 2.3); nearer ones
+        # can hold nobody whom this lookup has not met.
+        first = bucket_index(nearest[0].key, core.me.key)
+        for index in range(first + 1, self._farthest() + 1):
+            target = core.random_key_in_bucket(index)
+            Search(core, target, _ignore, width=_NEAR_WIDTH).start(now)
+        if not self._joined:
+            self._joined = True
+            core.events.append(Joined(len(core.table)))
+        self._publisher.republish(now)
+        self._directory.refresh(now)
+
+    def _farthest(self) -> int:
+        return max(self._core.table.buckets, default=0)
+
+    # -- upkeep ----------------------------------------------------------------------------
+
+    def _refresh(self, index: int, now: float) -> None:
+        core = self._core
+        core.schedule(now + core.spread(core.config.refresh), self._refresh, index)
+        bucket = core.table.buckets.get(index)
+        live = [e for e in bucket.entries.values() if not e.failures] if bucket else []
+        if bucket is None or not live:
+            return
+        due = [e for e in live if now - e.seen > core.config.refresh / 2]
+        for entry in due[:PINGS_PER_REFRESH]:
+            core.ping(entry.contact, now)
+        chosen = live[core.random.randrange(len(live))].contact
+        missing = K - len(bucket.entries)
+
+        def named(answer: Nodes, at: float) -> None:
+            self._meet(index, answer, missing, at)
+
+        question = FindNode(core.random_key_in_bucket(index))
+        core.ask(chosen, question, now, named, _no_failure)
+
+    def _meet(self, index: int, answer: Nodes, missing: int, now: float) -> None:
+        core = self._core
+        for contact in answer.contacts:
+            if missing <= 0:
+                break
+            if (
+                bucket_index(contact.key, core.me.key) == index
+                and core.table.get(contact.key) is None
+            ):
+                missing -= 1
+                core.ping(contact, now)
+
+    def _hand_over(self, now: float) -> None:
+        core = self._core
+        newcomers, self._newcomers = self._newcomers, []
+        neighbours = core.table.closest(core.me.key)
+        reach = neighbours[-1].key ^ core.me.key if len(neighbours) == K else None
+        wall = core.wall(now)
+        for newcomer in newcomers:
+            if reach is not None and newcomer.key ^ core.me.key > reach:
+                continue
+            for key in core.store:
+                if self._is_mine_to_hand(key, newcomer):
+                    wires = [record.wire for record in core.store.records(key, wall)]
+                    for batch in batches(wires):
+                        core.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
+
+    def _is_mine_to_hand(self, key: int, newcomer: Contact) -> bool:
+        """Tell whether newcomer should keep key's values, and nobody we know is closer than us."""
+        closest = self._core.table.closest(key)
+        if all(contact.key != newcomer.key for contact in closest):
+            return False
+        ours = self._core.me.key ^ key
+        return all(c.key ^ key > ours for c in closest if c.key != newcomer.key)
+
+    def _expire(self, now: float) -> None:
+        core = self._core
+        core.store.expire(core.wall(now))
+        core.schedule(now + core.spread(EXPIRE_EVERY), self._expire)
+
+    def _start_lookup(self, key: int, quorum: int, now: float) -> int:
+        if len(self._lookups) >= MAX_LOOKUPS:
+            raise UnreachableError(f"{MAX_LOOKUPS} DHT lookups run already; this one has to wait")
+        self._lookup_count += 1
+        number = self._lookup_count
+        self._lookups.add(number)
+
+        def found(lookup: Lookup, at: float) -> None:
+            self._lookups.discard(number)
+            wall = self._core.wall(at)
+            self._core.events.append(
+                LookupDone(
+                    number,
+                    key,
+                    tuple(_live(lookup.records.values(), wall)),
+                    tuple(lookup.closest(K)),
+                    lookup.hops,
+                    lookup.asked,
+                    lookup.failed_count,
+                )
+            )
+
+        Search(self._core, key, found, quorum=quorum).start(now)
+        return number
+
+
+def _live(records: Iterable[Record], wall: float) -> Iterable[Record]:
+    return (record for record in records if not record.withdraws and record.end > wall)
+
+
+def _ignore(_lookup: Lookup, _now: float) -> None:
+    """The routing table took note of all who answered."""
+
+
+def _no_answer(_answer: object, _now: float) -> None:
+    """The newcomer keeps it, or has its reasons."""
+
+
+def _no_failure(_now: float) -> None:
+    """The routing table took note already."""

@@ -1,0 +1,156 @@
+"""Answers the requests of other nodes: PING, FIND_NODE, FIND_VALUE, STORE, NOTIFY. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from quicether.dht import messages
+from quicether.dht.contact import Contact
+from quicether.dht.contents import RecordRefused
+from quicether.dht.core import Core
+from quicether.dht.directory import Directory
+from quicether.dht.limits import RateLimiter
+from quicether.dht.messages import (
+    Cursor,
+    FindNode,
+    FindValue,
+    Nodes,
+    Notify,
+    Pong,
+    Refusal,
+    Refused,
+    Request,
+    Response,
+    Store,
+    Stored,
+    StoreResult,
+    Values,
+)
+from quicether.dht.records import (
+    Record,
+    certificate_of,
+    claimed_owner,
+    with_certificate,
+    without_certificate,
+)
+from quicether.dht.store import Outcome, Value
+from quicether.dht.watchers import Watchers
+from quicether.errors import ProtocolError
+from quicether.model import DropReason
+
+RECORDS_PER_TOKEN: Final = 16
+"""A message with so many records costs its sender as much as one more request."""
+_RESULTS: Final = {
+    Outcome.NEW: StoreResult.KEPT,
+    Outcome.RENEWED: StoreResult.KEPT,
+    Outcome.SAME: StoreResult.KEPT,
+    Outcome.STALE: StoreResult.FRESHER_KNOWN,
+    Outcome.FULL: StoreResult.FULL,
+}
+
+
+class Responder:
+    """Serves authenticated peers within their rate."""
+
+    __slots__ = ("_core", "_directory", "_epoch", "_limiter", "_watchers")
+
+    def __init__(self, core: Core, directory: Directory, watchers: Watchers) -> None:
+        config = core.config
+        self._core = core
+        self._directory = directory
+        self._watchers = watchers
+        self._limiter = RateLimiter(config.rate, config.burst, config.limited_peers)
+        self._epoch = core.random.getrandbits(48)
+
+    def handle(self, peer: Contact, body: bytes, now: float) -> bytes:
+        """Return the answer to one request. Raises ProtocolError: the request is malformed."""
+        try:
+            request = messages.decode_request(body)
+        except ProtocolError:
+            self._core.counters.drop(DropReason.MALFORMED)
+            raise
+        if not self._limiter.allows(peer.key, now, _cost(request)):
+            self._core.counters.drop(DropReason.RPC_LIMITED)
+            return messages.encode(Refused(Refusal.RATE_LIMITED))
+        self._core.seen(peer, now)
+        return messages.encode(self._answer(peer, request, now))
+
+    def keep(self, key: int, record: Record, now: float) -> Outcome:
+        """Store a checked record, and tell those who want to know."""
+        outcome = self._core.store.offer(key, record)
+        if outcome is Outcome.FULL:
+            self._core.counters.drop(DropReason.RECORD_LIMIT)
+        elif outcome in (Outcome.NEW, Outcome.RENEWED):
+            self._directory.offer(key, record, now)
+            if outcome is Outcome.NEW:
+                self._watchers.changed(key, record, now)
+        return outcome
+
+    def _answer(self, peer: Contact, request: Request, now: float) -> Response:
+        match request:
+            case FindNode(target, count):
+                return Nodes(tuple(self._core.table.closest(target, count, peer.key)))
+            case FindValue():
+                return self._values(peer, request, now)
+            case Store(key, records):
+                return Stored(tuple(self._store(key, wire, now) for wire in records))
+            case Notify(key, records):
+                if self._directory.watches(key):
+                    self._directory.offer_wires(key, records, now)
+        return Pong()
+
+    def _values(self, peer: Contact, request: FindValue, now: float) -> Values:
+        core = self._core
+        since = 0
+        if request.cursor is not None and request.cursor.epoch == self._epoch:
+            since = request.cursor.revision
+        found = core.store.changes(request.key, since, core.wall(now), request.quiet)
+        wires: list[bytes] = []
+        size = 0
+        reached = core.store.revision
+        more = False
+        for value in found:
+            # Who has read up to the last change of content has the certificate already.
+            known = value.change <= since
+            wire = without_certificate(value.record.wire) if known else value.record.wire
+            if wires and (
+                size + len(wire) > messages.RECORDS_SIZE or len(wires) == messages.MAX_RECORDS
+            ):
+                more = True
+                break
+            wires.append(wire)
+            size += len(wire)
+            reached = _position(value, request.quiet)
+        return Values(
+            tuple(wires),
+            tuple(core.table.closest(request.key, request.count, peer.key)),
+            Cursor(self._epoch, reached if more else core.store.revision),
+            more,
+            int(self._watchers.add(request.key, peer, now)) if request.watch else 0,
+        )
+
+    def _store(self, key: int, wire: bytes, now: float) -> StoreResult:
+        core = self._core
+        try:
+            if not certificate_of(wire):
+                certificate = core.store.certificate(claimed_owner(wire))
+                if certificate is None:
+                    return StoreResult.CERTIFICATE_NEEDED
+                wire = with_certificate(wire, certificate)
+        except RecordRefused as refusal:
+            core.counters.drop(refusal.reason)
+            return StoreResult.REFUSED
+        record = core.check(key, wire, now)
+        if record is None:
+            return StoreResult.REFUSED
+        return _RESULTS[self.keep(key, record, now)]
+
+
+def _cost(request: Request) -> float:
+    if isinstance(request, Store | Notify):
+        return 1.0 + len(request.records) / RECORDS_PER_TOKEN
+    return 1.0
+
+
+def _position(value: Value, quiet: bool) -> int:
+    return value.change if quiet else value.revision
