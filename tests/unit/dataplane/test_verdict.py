@@ -1,0 +1,166 @@
+"""Verdicts on pairs of addresses: one test for each line of the decisions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from quicether.dataplane import verdict
+from quicether.dataplane.icmp import Problem
+from quicether.dataplane.snapshot import Snapshot
+from quicether.dataplane.verdict import Action, Verdict
+from quicether.model import DropReason, NextHop
+from support.fake_link import FakeLink
+from support.fake_overlay import member, snapshot
+
+ME = member("me", ["100.64.0.1", "fd00::1"], ["10.0.0.0/16"])
+HOME = member("home", ["100.64.0.2", "fd00::2"], ["192.168.1.0/24"])
+OFFICE = member("office", ["100.64.0.3"], ["10.1.0.0/16"])
+GATE = member("gate", ["100.64.0.4"], ["0.0.0.0/0", "::/0"])
+ABSENT = member("absent", ["100.64.0.5"], ["10.5.0.0/16"])
+BRANCH = member("branch", ["100.64.0.6"], ["10.6.0.0/16"])
+
+
+def world(*, forwards: bool = False) -> Snapshot:
+    """Home and office are connected; absent is not; branch is behind gate."""
+    return snapshot(
+        ME,
+        {
+            "192.168.1.0/24": NextHop.to_node(HOME.node_id),
+            "100.64.0.2/32": NextHop.to_node(HOME.node_id),
+            "fd00::2/128": NextHop.to_node(HOME.node_id),
+            "10.1.0.0/16": NextHop.to_node(OFFICE.node_id),
+            "10.5.0.0/16": NextHop.to_node(ABSENT.node_id),
+            "10.6.0.0/16": NextHop.via_gateway(GATE.node_id),
+        },
+        {HOME: FakeLink(), OFFICE: FakeLink(), GATE: FakeLink()},
+        others=[ABSENT, BRANCH],
+        forwards=forwards,
+    )
+
+
+def out(source: str, destination: str) -> Verdict:
+    return verdict.outbound(world(), ip_address(source).packed, ip_address(destination).packed)
+
+
+def came(peer: str, source: str, destination: str, *, forwards: bool = False) -> Verdict:
+    peers = {"home": HOME, "office": OFFICE, "gate": GATE, "absent": ABSENT}
+    return verdict.inbound(
+        world(forwards=forwards),
+        peers[peer].node_id,
+        ip_address(source).packed,
+        ip_address(destination).packed,
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("100.64.0.1", "224.0.0.251"),
+        ("100.64.0.1", "255.255.255.255"),
+        ("169.254.1.1", "192.168.1.10"),
+        ("fd00::1", "ff02::16"),
+        ("fe80::1", "fd00::2"),
+        ("fd00::1", "fe80::2"),
+    ],
+)
+def test_what_is_confined_never_leaves_and_is_not_answered(source: str, destination: str) -> None:
+    assert out(source, destination) == Verdict(
+        Action.DROP, reason=DropReason.LINK_LOCAL, before_policy=True
+    )
+
+
+def test_out_to_the_owner_of_the_prefix() -> None:
+    assert out("100.64.0.1", "192.168.1.10") == Verdict(Action.SEND, HOME.node_id, ME, HOME)
+    assert out("fd00::1", "fd00::2") == Verdict(Action.SEND, HOME.node_id, ME, HOME)
+
+
+def test_out_through_a_gateway_is_judged_by_the_owner_behind_it() -> None:
+    assert out("100.64.0.1", "10.6.0.1") == Verdict(Action.SEND, GATE.node_id, ME, BRANCH)
+
+
+def test_out_without_route() -> None:
+    found = out("100.64.0.1", "172.16.0.1")
+    assert (found.action, found.reason) == (Action.DROP, DropReason.NO_ROUTE)
+    assert found.problem is Problem.NO_ROUTE
+
+
+def test_out_without_connection_names_whom_it_wants() -> None:
+    found = out("100.64.0.1", "10.5.0.1")
+    assert (found.reason, found.problem) == (DropReason.UNREACHABLE, Problem.UNREACHABLE)
+    assert found.node == ABSENT.node_id
+
+
+def test_out_to_ourselves_would_loop() -> None:
+    assert out("10.0.0.7", "100.64.0.1").reason is DropReason.LOOP
+    found = out("100.64.0.1", "10.0.0.7")
+    assert (found.reason, found.problem) == (DropReason.LOOP, Problem.NO_ROUTE)
+
+
+def test_in_from_addresses_that_the_certificate_covers() -> None:
+    assert came("home", "192.168.1.10", "10.0.0.7") == Verdict(Action.DELIVER, None, HOME, ME)
+    assert came("home", "fd00::2", "fd00::1") == Verdict(Action.DELIVER, None, HOME, ME)
+
+
+@pytest.mark.parametrize("source", ["10.1.0.1", "192.168.2.1", "100.64.0.3", "100.64.0.1"])
+def test_in_from_another_address_is_spoofed_before_policy_and_without_answer(source: str) -> None:
+    assert came("home", source, "10.0.0.7") == Verdict(
+        Action.DROP, reason=DropReason.SPOOFED_SOURCE, before_policy=True
+    )
+
+
+def test_in_from_our_own_address_is_spoofed_even_where_a_certificate_covers_all() -> None:
+    assert came("gate", "100.64.0.1", "10.0.0.7").reason is DropReason.SPOOFED_SOURCE
+
+
+def test_in_from_behind_a_gateway_is_judged_by_the_owner() -> None:
+    assert came("gate", "10.6.0.1", "10.0.0.7").source == BRANCH
+
+
+def test_in_over_the_route_we_use_ourselves_though_the_certificate_does_not_cover_it() -> None:
+    base = world()
+    narrow = replace(GATE, prefixes=())
+    changed = replace(base, members={**base.members, GATE.node_id: narrow})
+    gate, destination = GATE.node_id, ip_address("10.0.0.7").packed
+    behind, other = ip_address("10.6.0.1").packed, ip_address("10.1.0.1").packed
+    assert verdict.inbound(changed, gate, behind, destination).action is Action.DELIVER
+    assert verdict.inbound(changed, gate, other, destination).reason is DropReason.SPOOFED_SOURCE
+
+
+def test_in_from_the_other_gateway_of_our_own_site_is_judged_as_that_gateway() -> None:
+    assert came("gate", "10.0.0.9", "100.64.0.1").source == GATE
+
+
+def test_in_from_a_peer_that_the_snapshot_does_not_know_is_no_spoofing() -> None:
+    assert came("absent", "10.5.0.1", "10.0.0.7").reason is DropReason.UNKNOWN_CONNECTION
+
+
+def test_in_for_others_goes_no_further_where_we_are_no_gateway() -> None:
+    found = came("home", "192.168.1.10", "10.1.0.1")
+    assert (found.action, found.reason, found.problem) == (Action.DROP, DropReason.NO_ROUTE, None)
+
+
+def test_in_for_others_is_forwarded_by_a_gateway() -> None:
+    found = came("home", "192.168.1.10", "10.1.0.1", forwards=True)
+    assert found == Verdict(Action.FORWARD, OFFICE.node_id, HOME, OFFICE)
+
+
+def test_a_gateway_never_sends_back_where_it_came_from() -> None:
+    found = came("home", "100.64.0.2", "192.168.1.77", forwards=True)
+    assert (found.reason, found.problem) == (DropReason.LOOP, Problem.NO_ROUTE)
+
+
+def test_a_gateway_says_what_it_cannot_reach() -> None:
+    found = came("home", "192.168.1.10", "172.16.0.1", forwards=True)
+    assert (found.reason, found.problem) == (DropReason.NO_ROUTE, Problem.NO_ROUTE)
+    found = came("home", "192.168.1.10", "10.5.0.1", forwards=True)
+    assert (found.reason, found.problem) == (DropReason.UNREACHABLE, Problem.UNREACHABLE)
+    assert found.node == ABSENT.node_id
+
+
+@pytest.mark.parametrize("destination", ["224.0.0.251", "169.254.3.3"])
+def test_in_to_a_confined_address_is_never_forwarded(destination: str) -> None:
+    found = came("home", "192.168.1.10", destination, forwards=True)
+    assert found.reason is DropReason.LINK_LOCAL
