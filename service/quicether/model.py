@@ -132,8 +132,7 @@ class Member:
     def is_called(self, reference: str) -> bool:
         """Tell whether reference is the member's name, its NodeId, or the beginning of that."""
         return self.name == reference or (
-            len(reference) >= MIN_NODE_ID_DIGITS
-            and str(self.node_id).startswith(reference.lower())
+            len(reference) >= MIN_NODE_ID_DIGITS and str(self.node_id).startswith(reference.lower())
         )
 
     @property
@@ -226,6 +225,8 @@ class DropReason(enum.StrEnum):
     DEVICE = "device-refused"
     HELD = "held-expired"
     UNKNOWN_CONNECTION = "unknown-connection"
+    UNKNOWN_MESSAGE = "unknown-message"
+    CONNECTION_LIMIT = "connection-limit"
     ICMP_LIMITED = "icmp-rate-limited"
     RPC_LIMITED = "rpc-rate-limited"
     RECORD_SIGNATURE = "record-signature"

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from quicether.errors import QuicEtherError
 from quicether.model import Member, NodeId, UnderlayAddress
-from quicether.transport.messages import Message
+from quicether.transport.messages import Hello, Message
 
 ALPN = "quicether/1"
 ENROL_ALPN = "quicether-join/1"
@@ -41,6 +41,10 @@ class Connection(Protocol):
     @property
     def member(self) -> Member:
         """Whom the connection reaches, as its certificate says."""
+
+    @property
+    def hello(self) -> Hello:
+        """What the peer said first; its node id is the member's."""
 
     @property
     def remote(self) -> UnderlayAddress:

@@ -119,6 +119,8 @@ class Hello(Message):
     mtu: largest IP packet that the sender's device takes, in bytes.
     prefixes: what the sender owns and serves now; forwards: what it reaches as a gateway.
     listen_port: UDP port at which the sender can be connected to.
+    instance: random bytes of this run of the sender, so that a restart is told from a second
+    connection.
     """
 
     kind: ClassVar[str] = "hello"
@@ -132,6 +134,7 @@ class Hello(Message):
     prefixes: _Prefixes = ()
     forwards: _Prefixes = ()
     listen_port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    instance: Annotated[bytes, Field(max_length=16)] = b""
 
     @property
     def speaks_our_version(self) -> bool:

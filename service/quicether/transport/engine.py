@@ -1,0 +1,470 @@
+"""aioquic's connection, with a short way for packets that carry nothing but IP packets.
+
+Nearly every packet of a tunnel is one short header and one DATAGRAM frame (RFC 9221). aioquic takes
+about 45 µs for it on each side, most of it bookkeeping for cases that such a packet is not. This
+subclass seals and opens them by itself, whole batches at a time, and leaves everything else
+(handshake, streams, acknowledgements, loss recovery, migration) to the parent.
+
+Sealed packets are not tracked for loss: nothing in them is ever sent again, and they are outside
+the congestion window, because what they carry has its own (RFC 9484 section 8). Streams keep
+aioquic's Reno, undisturbed by them. The private attributes used are those of aioquic 1.7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aioquic._buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import (
+    CONNECTION_LIMIT_FRAME_CAPACITY,
+    MAX_STREAM_DATA_FRAME_CAPACITY,
+    NetworkAddress,
+    QuicConnection,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.crypto import CryptoContext
+from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.packet import QuicFrameType, QuicPacketType
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
+from aioquic.quic.stream import QuicStream
+from aioquic.tls import Epoch
+from cryptography.exceptions import InvalidTag
+
+from quicether.transport.framing import (
+    DATAGRAM,
+    DATAGRAM_WITH_LENGTH,
+    SAMPLE_BYTES,
+    frame,
+    full_number,
+    header_masks,
+    unframe,
+)
+from quicether.transport.messages import MAX_MESSAGE, MAX_RPC
+from quicether.transport.tls import CONNECTION_ID_BYTES, restrict
+
+CONTROL_STREAM: Final = 0
+"""The first bidirectional stream that the client opens (RFC 9000 section 2.1)."""
+MAX_REQUESTS: Final = 32
+"""Requests that one peer may have under way, each on a stream of its own."""
+DATAGRAM_OVERHEAD: Final = 1 + CONNECTION_ID_BYTES + 3 + 1 + 16
+"""Bytes of a UDP payload around one IP packet: header, frame type, AEAD tag."""
+PACKETS_PER_KEY: Final = 1 << 22
+"""Packets after which the key is changed: half of what AES-GCM allows (RFC 9001 section 6.6)."""
+ACK_DELAY: Final = 0.020
+"""Seconds an acknowledgement may wait; 25 ms is what the peer is told (max_ack_delay)."""
+
+_MAX_INBOX: Final = 4096
+_CONTROL_WINDOW: Final = 4 * MAX_MESSAGE
+_CONNECTION_WINDOW: Final = 16 * MAX_RPC
+_FIXED_BIT: Final = 0x40
+_RESERVED_BITS: Final = 0x18
+_PACKET_NUMBER_BYTES: Final = 3
+_NONCE_BYTES: Final = 12
+_NUMBER_AT: Final = 1 + CONNECTION_ID_BYTES
+_SAMPLE_AT: Final = _NUMBER_AT + 4
+_SHORTEST: Final = _SAMPLE_AT + SAMPLE_BYTES
+
+
+class Engine(QuicConnection):
+    """One QUIC connection without sockets or clocks.
+
+    inbox: IP packets that have arrived, oldest first; whoever feeds the engine empties it.
+    refused: how many packets were dropped because the inbox was full.
+    control_pending: whether `datagrams_to_send` may have something to say.
+    closed_by_peer: whether it was the peer who closed the connection.
+    """
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
+        )
+        self.inbox: list[bytes] = []
+        self.refused = 0
+        self.control_pending = True
+        self._ack_delay = ACK_DELAY
+        for limit, count in (
+            (self._local_max_streams_bidi, MAX_REQUESTS + 1),
+            (self._local_max_streams_uni, 0),
+        ):
+            limit.value = limit.sent = count
+        self.closed_by_peer = False
+        self._packets_with_key = 0
+        self._old_keys: CryptoContext | None = None
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        restrict(self.tls, is_client=self._is_client)
+
+    # What the connection above wants to know
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds; None before the first sample."""
+        return self._loss._rtt_smoothed if self._loss._rtt_initialized else None
+
+    @property
+    def probe_timeout(self) -> float:
+        """Seconds after which an acknowledgement is overdue (RFC 9002 section 6.2.1)."""
+        return self._loss.get_probe_timeout()
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether something that has to be acknowledged went out and nothing came back since."""
+        return self._ack_eliciting_sent_since_receipt
+
+    @property
+    def ending(self) -> ConnectionTerminated | None:
+        """Why the connection is closing or closed; None while it is neither."""
+        return self._close_event
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the closing period is over too: nothing is left to send or to receive."""
+        return self._state is QuicConnectionState.TERMINATED
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything that makes sense has arrived or gone out."""
+        return bool(self._network_paths)
+
+    @property
+    def original_connection_id(self) -> bytes:
+        """The connection id that a client's first packets are sent to."""
+        return self._original_destination_connection_id
+
+    @property
+    def connection_ids(self) -> list[bytes]:
+        """The connection ids by which a peer may address this side now."""
+        return [issued.cid for issued in self._host_cids]
+
+    def send_ping(self, uid: int) -> None:
+        """Ask for an acknowledgement; see the parent."""
+        self.control_pending = True
+        super().send_ping(uid)
+
+    def close(
+        self, error_code: int = 0, frame_type: int | None = None, reason_phrase: str = ""
+    ) -> None:
+        """Close the connection; see the parent."""
+        self.control_pending = True
+        super().close(error_code, frame_type, reason_phrase)
+
+    def give_up_stream(self, stream_id: int, code: int) -> None:
+        """Abandon what is left of both directions of a stream."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        self.control_pending = True
+        if not stream.sender.is_finished:
+            stream.sender.reset(code)
+        if not stream.receiver.is_finished:
+            stream.receiver.stop(code)
+
+    def backlog(self, stream_id: int) -> int:
+        """Return how many bytes of a stream are not acknowledged yet."""
+        stream = self._streams.get(stream_id)
+        return len(stream.sender._buffer) if stream is not None else 0
+
+    def control_due(self, now: float) -> bool:
+        """Tell whether `datagrams_to_send` should be called: something to say or acknowledge."""
+        if self.control_pending:
+            return True
+        ack_at = self._spaces[Epoch.ONE_RTT].ack_at
+        return ack_at is not None and ack_at <= now
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Return the UDP payloads of everything but IP packets; see the parent."""
+        self.control_pending = False
+        if self._is_client and self._packets_with_key > PACKETS_PER_KEY:
+            self._change_key()
+        return super().datagrams_to_send(now)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due; see the parent."""
+        self.control_pending = True
+        super().handle_timer(now)
+
+    # Sending IP packets
+
+    def sendable(self) -> int | None:
+        """Return how many bytes may go to the peer's present address; None for no limit.
+
+        An address that is not validated yet gets at most three times what came from it
+        (RFC 9000 section 8).
+        """
+        path = self._network_paths[0]
+        if path.is_validated:
+            return None
+        return max(0, 3 * path.bytes_received - path.bytes_sent)
+
+    def seal(self, packets: Sequence[bytes], largest: int, now: float) -> list[bytes]:
+        """Return UDP payloads of at most `largest` bytes that carry packets, in order.
+
+        Small packets share a payload. Each packet has at most `largest - DATAGRAM_OVERHEAD` bytes.
+        """
+        payloads = frame(packets, largest - DATAGRAM_OVERHEAD + 1)
+        return self._seal_payloads(payloads, now)
+
+    def seal_probe(
+        self, size: int, delivered: Callable[[QuicDeliveryState, int], None], now: float
+    ) -> bytes:
+        """Return a UDP payload of exactly size bytes that asks for nothing but an acknowledgement.
+
+        delivered: called with (state, size) when it is acknowledged or declared lost. The loss of
+        a probe is no sign of congestion (RFC 8899 section 3), so it is tracked outside of that.
+        """
+        payload = b"\x01" + bytes(size - (DATAGRAM_OVERHEAD - 1) - 1)
+        number = self._packet_number
+        sealed = self._seal_payloads([payload], now)[0]
+        self._loss.on_packet_sent(
+            packet=QuicSentPacket(
+                epoch=Epoch.ONE_RTT,
+                in_flight=False,
+                is_ack_eliciting=False,
+                is_crypto_packet=False,
+                packet_number=number,
+                packet_type=QuicPacketType.ONE_RTT,
+                sent_time=now,
+                sent_bytes=size,
+                delivery_handlers=[(delivered, (size,))],
+            ),
+            space=self._spaces[Epoch.ONE_RTT],
+        )
+        return sealed
+
+    def _seal_payloads(self, payloads: list[bytes], now: float) -> list[bytes]:
+        pair = self._cryptos[Epoch.ONE_RTT]
+        self._packets_with_key += len(payloads)
+        keys = pair.send
+        if keys.aead is None:
+            raise ValueError("the handshake is not complete: there is no key yet")
+        encrypt, iv = keys.aead._aead.encrypt, keys.aead._iv
+        first = _FIXED_BIT | keys.key_phase << 2 | _PACKET_NUMBER_BYTES - 1
+        prefix = bytes((first,)) + self._peer_cid.cid
+        number = self._packet_number
+        sealed: list[tuple[int, bytes]] = []
+        for payload in payloads:
+            header = prefix + (number & 0xFFFFFF).to_bytes(_PACKET_NUMBER_BYTES, "big")
+            nonce = (iv ^ number).to_bytes(_NONCE_BYTES, "big")
+            sealed.append((number, encrypt(nonce, payload, header)))
+            number += 1
+        masks = header_masks(keys, [body[1 : 1 + SAMPLE_BYTES] for _, body in sealed])
+        cid = self._peer_cid.cid
+        datagrams = []
+        total = 0
+        for (packet_number, body), mask in zip(sealed, masks, strict=True):
+            # Header protection (RFC 9001 section 5.4.1) of the first byte and 24 bits of number.
+            protected = (first << 24 | packet_number & 0xFFFFFF) ^ (mask >> 96 & 0x1FFFFFFF)
+            head = protected.to_bytes(4, "big")
+            datagram = head[:1] + cid + head[1:] + body
+            datagrams.append(datagram)
+            total += len(datagram)
+        self._packet_number = number
+        self._network_paths[0].bytes_sent += total
+        if not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+        return datagrams
+
+    def _change_key(self) -> None:
+        """Go to the next key (RFC 9001 section 6). Only the client does, so never both at once."""
+        self._keep_old_keys()
+        self._cryptos[Epoch.ONE_RTT]._update_key("local_update")
+        self._packets_with_key = 0
+
+    def _keep_old_keys(self) -> None:
+        """Remember the keys that packets still on their way were sealed with."""
+        keys = self._cryptos[Epoch.ONE_RTT].recv
+        old = CryptoContext(key_phase=keys.key_phase)
+        old.aead, old.hp = keys.aead, keys.hp
+        self._old_keys = old
+
+    # Receiving
+
+    def receive(self, datagrams: Sequence[bytes], addr: NetworkAddress, now: float) -> bool:
+        """Take UDP payloads that came from addr together. IP packets go to the inbox.
+
+        Returns whether any of them was the peer's: an authentic packet restarts the idle timer.
+        """
+        before = self._close_at
+        self._receive(datagrams, addr, now)
+        return self._close_at != before
+
+    def _receive(self, datagrams: Sequence[bytes], addr: NetworkAddress, now: float) -> None:
+        path = self._network_paths[0] if self._network_paths else None
+        if (
+            path is None
+            or path.addr != addr
+            or not path.is_validated
+            or not self._handshake_confirmed
+            or self._state is not QuicConnectionState.CONNECTED
+        ):
+            for datagram in datagrams:
+                self._receive_other(datagram, addr, now)
+            return
+        self._packets_with_key += len(datagrams)
+        cid = self.host_cid
+        samples = [
+            datagram[_SAMPLE_AT:_SHORTEST]
+            if len(datagram) >= _SHORTEST and datagram[1:_NUMBER_AT] == cid
+            else b""
+            for datagram in datagrams
+        ]
+        keys = self._cryptos[Epoch.ONE_RTT].recv
+        masks = iter(header_masks(keys, [sample for sample in samples if sample]))
+        for datagram, sample in zip(datagrams, samples, strict=True):
+            if not sample or not self._open(datagram, next(masks), now):
+                self._receive_other(datagram, addr, now)
+
+    def _receive_other(self, datagram: bytes, addr: NetworkAddress, now: float) -> None:
+        """Hand a UDP payload to the parent."""
+        self.control_pending = True
+        pair = self._cryptos.get(Epoch.ONE_RTT)
+        phase = pair.recv.key_phase if pair is not None else 0
+        before = pair.recv.aead if pair is not None else None
+        self.receive_datagram(datagram, addr, now)
+        if pair is not None and before is not None and pair.recv.key_phase != phase:
+            old = CryptoContext(key_phase=phase)
+            old.aead, old.hp = before, pair.recv.hp
+            self._old_keys = old
+            self._packets_with_key = 0
+
+    def _open(self, datagram: bytes, mask: int, now: float) -> bool:
+        """Open a packet if it has a short header and only DATAGRAM frames.
+
+        Returns False, with nothing changed, for every other packet.
+        """
+        first = datagram[0] ^ (mask >> 120 & 0x1F)
+        keys = self._cryptos[Epoch.ONE_RTT].recv
+        if first & (0x80 | _FIXED_BIT | _RESERVED_BITS) != _FIXED_BIT:
+            return False
+        if first >> 2 & 1 != keys.key_phase:
+            if self._old_keys is None:
+                return False
+            keys = self._old_keys
+        length = (first & 3) + 1
+        end = _NUMBER_AT + length
+        bits = 8 * length
+        truncated = int.from_bytes(datagram[_NUMBER_AT:end], "big") ^ (
+            mask >> (120 - bits) & (1 << bits) - 1
+        )
+        space = self._spaces[Epoch.ONE_RTT]
+        number = full_number(truncated, bits, space.expected_packet_number)
+        header = bytes((first,)) + datagram[1:_NUMBER_AT] + truncated.to_bytes(length, "big")
+        aead = keys.aead
+        if aead is None or self._state is not QuicConnectionState.CONNECTED:
+            return False
+        try:
+            payload = aead._aead.decrypt(
+                (aead._iv ^ number).to_bytes(_NONCE_BYTES, "big"), datagram[end:], header
+            )
+        except InvalidTag:
+            return False
+        kind = payload[0] if payload else 0
+        if kind == DATAGRAM:
+            packets = [payload[1:]]
+        elif kind == DATAGRAM_WITH_LENGTH:
+            unframed = unframe(payload)
+            if unframed is None:
+                return False
+            packets = unframed
+        else:
+            return False
+        if number in space.received_packets:
+            return True  # a duplicate (RFC 9000 section 12.3)
+        space.received_packets.add(number)
+        self._record(space, number, now)
+        self._take(packets)
+        return True
+
+    def _record(self, space: QuicPacketSpace, number: int, now: float) -> None:
+        """Do for an ack-eliciting packet what the parent's `receive_datagram` does."""
+        if number >= space.expected_packet_number:
+            space.expected_packet_number = number + 1
+        if number > space.largest_received_packet:
+            space.largest_received_packet = number
+            space.largest_received_time = now
+        space.ack_queue.add(number)
+        if len(space.ack_queue) > MAX_ACK_RANGES:
+            space.ack_queue.shift()
+        if space.ack_at is None:
+            space.ack_at = now + self._ack_delay
+        self._close_at = now + self._idle_timeout()
+        self._ack_eliciting_sent_since_receipt = False
+
+    def _take(self, packets: list[bytes]) -> None:
+        if len(self.inbox) + len(packets) > _MAX_INBOX:
+            self.refused += len(packets)
+            return
+        self.inbox += packets
+
+    def _handle_connection_close_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        """Note that it was the peer who closed; see the parent."""
+        self.closed_by_peer = self._close_event is None
+        super()._handle_connection_close_frame(context, frame_type, buf)
+
+    def _handle_datagram_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        """Put the IP packet of a DATAGRAM frame into the inbox instead of an event."""
+        length = (
+            buf.pull_uint_var()
+            if frame_type == QuicFrameType.DATAGRAM_WITH_LENGTH
+            else buf.capacity - buf.tell()
+        )
+        self._take([buf.pull_bytes(length)])
+
+    # Flow control: a window that slides, where the parent's doubles without an end
+
+    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
+        data, streams = self._local_max_data, self._local_max_streams_bidi
+        if data.value - data.used < _CONNECTION_WINDOW // 2:
+            data.value = data.used + _CONNECTION_WINDOW
+        few_left = streams.sent - streams.used < streams.value - streams.sent
+        for limit, due in ((data, True), (streams, few_left)):
+            if not due or limit.value == limit.sent:
+                continue
+            buf = builder.start_frame(
+                limit.frame_type,
+                capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
+                handler=self._on_connection_limit_delivery,
+                handler_args=(limit,),
+            )
+            buf.push_uint_var(limit.value)
+            limit.sent = limit.value
+
+    def _write_stream_limits(
+        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
+    ) -> None:
+        # A request's stream never gets more than its first window: that is its largest body.
+        if stream.stream_id == CONTROL_STREAM:
+            read = stream.receiver.starting_offset()
+            if stream.max_stream_data_local - read < _CONTROL_WINDOW // 2:
+                stream.max_stream_data_local = read + _CONTROL_WINDOW
+        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
+            return
+        if stream.stream_id is None:
+            return  # handshake data has no flow control
+        buf = builder.start_frame(
+            QuicFrameType.MAX_STREAM_DATA,
+            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
+            handler=self._on_max_stream_data_delivery,
+            handler_args=(stream,),
+        )
+        buf.push_uint_var(stream.stream_id)
+        buf.push_uint_var(stream.max_stream_data_local)
+        stream.max_stream_data_local_sent = stream.max_stream_data_local

@@ -1,0 +1,81 @@
+"""Whether a peer is still there. Pure.
+
+An idle connection costs one PING and its acknowledgement, about 120 bytes on the wire, every
+`KEEPALIVE` seconds: less than 0.1 kbit/s, often enough for the UDP mappings of home routers
+(RFC 4787 asks for two minutes, many keep 30 seconds). A peer that does not answer what has to be
+acknowledged is asked every second and given up after `PATIENCE`.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+KEEPALIVE: Final = 10.0
+"""Seconds of silence after which the side that opened the connection asks."""
+KEEPALIVE_ACCEPTED: Final = 14.0
+"""The same for the other side: later, so that one question serves both."""
+PATIENCE: Final = 4.0
+"""Seconds without any answer after which a peer is gone."""
+PATIENCE_AFTER_CHANGE: Final = 1.5
+"""The same once the host's own network has changed."""
+ASK_EVERY: Final = 1.0
+"""Seconds between questions to a silent peer."""
+_PROBE_TIMEOUTS: Final = 6
+"""Slow paths get at least so many probe timeouts (RFC 9002 section 6.2)."""
+
+
+class Liveness(enum.Enum):
+    """What a `PeerWatch` has to say."""
+
+    FINE = enum.auto()
+    ASK = enum.auto()
+    """Send something that has to be acknowledged."""
+    GONE = enum.auto()
+
+
+class PeerWatch:
+    """Watches one peer. Told what happens, it says when to ask and when to give up.
+
+    deadline: when `due` has something to say.
+    """
+
+    def __init__(self, *, initiated: bool, now: float) -> None:
+        self._keepalive = KEEPALIVE if initiated else KEEPALIVE_ACCEPTED
+        self._patience = PATIENCE
+        self._waiting_since: float | None = None
+        self.deadline = now + self._keepalive
+
+    def heard(self, now: float) -> None:
+        """A packet of the peer arrived that could be opened."""
+        self._waiting_since = None
+        self._patience = PATIENCE
+        self.deadline = now + self._keepalive
+
+    def awaits(self, now: float) -> None:
+        """Something went out that the peer has to acknowledge."""
+        if self._waiting_since is None:
+            self._waiting_since = now
+            self.deadline = now + self._interval
+
+    def network_changed(self, now: float) -> None:
+        """The host's own network changed: ask now, and be less patient."""
+        self._patience = PATIENCE_AFTER_CHANGE
+        self._waiting_since = None
+        self.deadline = now
+
+    def due(self, now: float, probe_timeout: float) -> Liveness:
+        """Say what to do at now. probe_timeout: seconds, of the connection as it is now."""
+        if now < self.deadline:
+            return Liveness.FINE
+        patience = max(self._patience, _PROBE_TIMEOUTS * probe_timeout)
+        if self._waiting_since is not None and now - self._waiting_since >= patience:
+            return Liveness.GONE
+        if self._waiting_since is None:
+            self._waiting_since = now
+        self.deadline = min(now + self._interval, self._waiting_since + patience)
+        return Liveness.ASK
+
+    @property
+    def _interval(self) -> float:
+        return min(ASK_EVERY, self._patience / 3)

@@ -1,0 +1,460 @@
+"""One QUIC connection on the endpoint's socket: batches in and out, timers, path, closing.
+
+A session knows nothing of members or messages. Whoever uses it is its `Role`: a connection between
+members, or an enrolment.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aioquic.quic.events import (
+    ConnectionIdIssued,
+    ConnectionIdRetired,
+    HandshakeCompleted,
+    QuicEvent,
+    StopSendingReceived,
+    StreamDataReceived,
+    StreamReset,
+)
+from aioquic.quic.packet_builder import QuicDeliveryState
+
+from quicether.counters import Counters
+from quicether.model import DropReason, UnderlayAddress
+from quicether.transport.endpoint import CloseCode
+from quicether.transport.engine import DATAGRAM_OVERHEAD, Engine
+from quicether.transport.liveness import Liveness, PeerWatch
+from quicether.transport.packet_queue import PacketQueue
+from quicether.transport.path_mtu import FLOOR, PathMtu
+from quicether.transport.udp_socket import SocketAddress, Source, UdpSocket, ip_headers
+
+log = logging.getLogger(__name__)
+
+MAX_EARLY_BYTES: Final = 65_536
+"""Bytes that a peer may send before its certificate is accepted."""
+SAMPLE_EVERY: Final = 1.0
+"""Seconds between measurements of the round-trip time while IP packets flow."""
+
+_LINK: Final = 1280
+"""MTU, in bytes, that every IPv6 link has; where the search for the path's own begins."""
+_PACKETS_AT_ONCE: Final = 128
+_PING: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a session ended.
+
+    code: application error code (`CloseCode`) if application, else QUIC's own (RFC 9000 section
+    20.1). by_peer: the peer closed, not this side.
+    """
+
+    code: int
+    application: bool
+    by_peer: bool
+    reason: str
+
+
+class Role(Protocol):
+    """What a session is used for.
+
+    deadline: when `on_deadline` is to be called, on the event loop's clock; None for never.
+    """
+
+    deadline: float | None
+
+    def established(self, protocol: str | None) -> None:
+        """The handshake completed; nothing of the peer has been handed over yet."""
+
+    def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """The next bytes of a stream; end: there are no more."""
+
+    def stream_reset(self, stream_id: int) -> None:
+        """The peer gave a stream up, in either direction."""
+
+    def packets(self, packets: list[bytes]) -> bool:
+        """Take IP packets; False: not yet, they are kept in the engine's bounded inbox."""
+
+    def path_changed(self) -> None:
+        """The peer's address, or what its path carries, is another."""
+
+    def on_deadline(self, now: float) -> None:
+        """The role's deadline has come."""
+
+    def ended(self, ending: Ending) -> None:
+        """The session is over; called once."""
+
+
+class Carrier(Protocol):
+    """What carries sessions: the endpoint."""
+
+    counters: Counters
+    socket: UdpSocket
+    max_link_mtu: int
+    """Largest IP packet, in bytes, that is ever tried on the underlay."""
+
+    def now(self) -> float:
+        """The event loop's clock, in seconds."""
+
+    def arm(self, session: Session, deadline: float | None) -> None:
+        """Call `session.on_deadline` then."""
+
+    def flush_soon(self, session: Session) -> None:
+        """Call `session.flush` at the end of this turn of the event loop."""
+
+    def issued(self, session: Session, connection_id: bytes) -> None:
+        """The peer may address the session by connection_id from now on."""
+
+    def retired(self, session: Session, connection_id: bytes) -> None:
+        """The peer no longer addresses the session by connection_id."""
+
+    def accepted(self, session: Session) -> None:
+        """The peer's certificate was accepted."""
+
+    def gone(self, session: Session) -> None:
+        """Nothing is left of the session."""
+
+
+class Session:
+    """One QUIC connection. Driven by its carrier, used by its role."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        carrier: Carrier,
+        remote: SocketAddress,
+        *,
+        initiated: bool,
+        now: float,
+    ) -> None:
+        self.engine = engine
+        self.initiated = initiated
+        self.role: Role | None = None
+        self.deadline: float | None = None
+        self.scheduled: float | None = None
+        self.accepted = False
+        """Whether the peer's certificate was accepted; bounds what may come before."""
+        self._carrier = carrier
+        self._peer = remote
+        self._source: Source | None = None
+        self._early_bytes = 0
+        self._queue = PacketQueue()
+        self._watch = PeerWatch(initiated=initiated, now=now)
+        self._path: PathMtu | None = None
+        self._heard_since_probe = True
+        self._reported_size = self._base_size
+        self._sampled_at = now
+        self._farewell: list[bytes] = []
+        self._farewell_due = 1
+        self._late_packets = 0
+        self._ended = False
+        self._gone = False
+
+    # -- what the role uses ------------------------------------------------------------------
+
+    @property
+    def remote(self) -> UnderlayAddress:
+        """Where the peer is now."""
+        return UnderlayAddress.of_socket(self._peer)
+
+    @property
+    def max_packet(self) -> int:
+        """Largest IP packet, in bytes, that one UDP payload carries on the present path."""
+        return self._payload_size - DATAGRAM_OVERHEAD
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, by either side."""
+        return self._ended
+
+    def accept(self, now: float) -> None:
+        """Note that the peer's certificate was accepted: look for the path's MTU from now on."""
+        self.accepted = True
+        self._carrier.accepted(self)
+        self._begin_path(now)
+
+    def send_stream(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Queue bytes on a stream."""
+        self.engine.send_stream_data(stream_id, data, end_stream=end)
+        self.want_flush()
+
+    def open_stream(self) -> int:
+        """Return the id of the next bidirectional stream of this side."""
+        return self.engine.get_next_available_stream_id()
+
+    def give_up_stream(self, stream_id: int, code: int) -> None:
+        """Abandon both directions of a stream."""
+        self.engine.give_up_stream(stream_id, code)
+        self.want_flush()
+
+    def want_flush(self) -> None:
+        """Send what is pending at the end of this turn of the event loop."""
+        self.engine.control_pending = True
+        self._carrier.flush_soon(self)
+
+    def send_packets(self, packets: Sequence[bytes], now: float) -> None:
+        """Queue IP packets and send what the socket takes at once."""
+        if self._ended:
+            self._carrier.counters.drop(DropReason.UNREACHABLE, len(packets))
+            return
+        dropped = self._queue.extend(packets)
+        if dropped:
+            self._carrier.counters.drop(DropReason.QUEUE_FULL, dropped)
+        if now - self._sampled_at >= SAMPLE_EVERY:
+            self._sampled_at = now
+            self.engine.send_ping(_PING)
+            self._carrier.flush_soon(self)
+        was_waiting = self.engine.awaits_answer
+        self._flush_packets(now)
+        if not was_waiting and self.engine.awaits_answer:
+            self._watch.awaits(now)
+            self._arm(now)
+
+    def probe(self, now: float) -> None:
+        """Check the path at once: the host's own network changed."""
+        if self._ended or not self.accepted:
+            return
+        self._watch.network_changed(now)
+        self._begin_path(now)
+        self._carrier.flush_soon(self)
+
+    def close(self, code: int, reason: str, now: float) -> None:
+        """Close at once and tell the peer. Idempotent."""
+        if self._ended:
+            return
+        if self.engine.begun:
+            self.engine.close(error_code=code, frame_type=None, reason_phrase=reason[:200])
+        self._end(Ending(code, application=True, by_peer=False, reason=reason))
+        if self.engine.begun:
+            self.flush(now)
+        else:
+            self._leave()
+
+    # -- what the carrier drives -------------------------------------------------------------
+
+    def feed(
+        self, datagrams: list[bytes], remote: SocketAddress, source: Source | None, now: float
+    ) -> None:
+        """Take UDP payloads that arrived together; the carrier flushes afterwards."""
+        if self._ended:
+            self._repeat_farewell(len(datagrams))
+            return
+        if not self.accepted:
+            self._early_bytes += sum(map(len, datagrams))
+            if self._early_bytes > MAX_EARLY_BYTES:
+                self.close(CloseCode.PROTOCOL, "too much before the handshake was complete", now)
+                return
+        try:
+            authentic = self.engine.receive(datagrams, remote, now)
+        except Exception:
+            # Whatever one peer's bytes do to the QUIC engine must stay with that peer.
+            log.exception("the QUIC engine failed on bytes from %s", self.remote)
+            self._carrier.counters.drop(DropReason.MALFORMED, len(datagrams))
+            self.close(CloseCode.PROTOCOL, "internal error", now)
+            return
+        if authentic:
+            self._watch.heard(now)
+            self._heard_since_probe = True
+            if not self.initiated:
+                self._source = source
+        self._process(now)
+
+    def flush(self, now: float) -> None:
+        """Send everything that is due, and arm the next deadline."""
+        if self._gone or not self.engine.begun:
+            return
+        if self.engine.control_due(now):
+            self._flush_control(now)
+        if not self._ended:
+            self._flush_packets(now)
+            self._flush_probe(now)
+            if self.engine.awaits_answer:
+                self._watch.awaits(now)
+        self._arm(now)
+
+    def on_deadline(self, now: float) -> None:
+        """Do what is due: the engine's timers, the watch on the peer, the role's deadline."""
+        timer = self.engine.get_timer()
+        if timer is not None and timer <= now:
+            self.engine.handle_timer(now)
+            self._process(now)
+        if not self._ended and self.accepted:
+            match self._watch.due(now, self.engine.probe_timeout):
+                case Liveness.ASK:
+                    self.engine.send_ping(_PING)
+                case Liveness.GONE:
+                    self.close(CloseCode.DONE, "no answer", now)
+        role = self.role
+        due = role.deadline if role is not None and not self._ended else None
+        if role is not None and due is not None and due <= now:
+            role.deadline = None
+            role.on_deadline(now)
+        self.flush(now)
+
+    # -- events of the engine ----------------------------------------------------------------
+
+    def _process(self, now: float) -> None:
+        engine, role = self.engine, self.role
+        while (event := engine.next_event()) is not None:
+            self._handle(event)
+        ending = engine.ending
+        if ending is not None:
+            self._end(
+                Ending(
+                    ending.error_code,
+                    application=ending.frame_type is None,
+                    by_peer=engine.closed_by_peer,
+                    reason=ending.reason_phrase,
+                )
+            )
+            if engine.terminated:
+                self._leave()
+            return
+        if engine.refused:
+            self._carrier.counters.drop(DropReason.QUEUE_FULL, engine.refused)
+            engine.refused = 0
+        peer = engine.get_peer_address()
+        if peer is not None and peer != self._peer:
+            self._peer = peer
+            if self.accepted:
+                self._begin_path(now)
+            if role is not None:
+                role.path_changed()
+        role = self.role
+        if engine.inbox and role is not None and role.packets(engine.inbox):
+            engine.inbox = []
+
+    def _handle(self, event: QuicEvent) -> None:
+        match event:
+            case ConnectionIdIssued():
+                self._carrier.issued(self, event.connection_id)
+            case ConnectionIdRetired():
+                self._carrier.retired(self, event.connection_id)
+            case _ if self._ended or self.role is None:
+                pass  # a refused peer's bytes are not looked at
+            case HandshakeCompleted():
+                self.role.established(event.alpn_protocol)
+            case StreamDataReceived():
+                self.role.stream_data(event.stream_id, event.data, end=event.end_stream)
+            case StreamReset() | StopSendingReceived():
+                self.role.stream_reset(event.stream_id)
+
+    def _end(self, ending: Ending) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._queue:
+            self._carrier.counters.drop(DropReason.UNREACHABLE, self._queue.clear())
+        self.engine.inbox.clear()
+        if self.role is not None:
+            self.role.ended(ending)
+
+    def _leave(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._carrier.arm(self, None)
+            self._carrier.gone(self)
+
+    def _arm(self, now: float) -> None:
+        if self._gone:
+            return
+        deadlines = [self.engine.get_timer()]
+        if not self._ended:
+            deadlines += [
+                self._watch.deadline if self.accepted else None,
+                self._path.deadline if self._path is not None else None,
+                self.role.deadline if self.role is not None else None,
+            ]
+        self._carrier.arm(self, min((at for at in deadlines if at is not None), default=None))
+
+    # -- sending -----------------------------------------------------------------------------
+
+    def _flush_control(self, now: float) -> None:
+        batch: list[bytes] = []
+        for data, addr in self.engine.datagrams_to_send(now):
+            if addr == self._peer:
+                batch.append(data)
+            else:
+                self._carrier.socket.send([data], addr, self._source)
+        if batch:
+            self._carrier.socket.send(batch, self._peer, self._source)
+        if self._ended and not self._farewell:
+            self._farewell = batch
+        if not self._ended and self.engine.ending is not None:
+            self._process(now)
+
+    def _flush_packets(self, now: float) -> None:
+        queue, socket = self._queue, self._carrier.socket
+        while queue and not socket.full:
+            size = self._payload_size
+            room = self.engine.sendable()
+            if room is not None and room < size:
+                return  # an address that is not validated yet; what waits goes on when it is
+            packets = queue.take(_PACKETS_AT_ONCE if room is None else 1)
+            longest = max(map(len, packets))
+            if longest > size - DATAGRAM_OVERHEAD:
+                fitting = [each for each in packets if len(each) <= size - DATAGRAM_OVERHEAD]
+                self._carrier.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
+                if not fitting:
+                    continue
+                packets = fitting
+            datagrams = self.engine.seal(packets, size, now)
+            if not socket.send(datagrams, self._peer, self._source) and self._path is not None:
+                self._path.refused(size, now)
+                self._report_size()
+            if self._path is not None and self._path.used(max(map(len, datagrams)), now):
+                self._carrier.flush_soon(self)
+
+    def _repeat_farewell(self, count: int) -> None:
+        """Answer packets that come after the end with the end, ever more rarely (RFC 9000 10.2)."""
+        self._late_packets += count
+        if self._farewell and self._late_packets >= self._farewell_due:
+            self._farewell_due *= 2
+            self._carrier.socket.send(self._farewell, self._peer, self._source)
+
+    # -- the path ----------------------------------------------------------------------------
+
+    @property
+    def _payload_size(self) -> int:
+        return self._path.size if self._path is not None else self._base_size
+
+    @property
+    def _base_size(self) -> int:
+        return max(FLOOR, _LINK - ip_headers(self._peer))
+
+    def _begin_path(self, now: float) -> None:
+        limit = self._carrier.max_link_mtu - ip_headers(self._peer)
+        local = self._carrier.socket.largest_payload(self._peer)
+        self._path = PathMtu(self._base_size, min(limit, local or limit), now)
+        self._heard_since_probe = True
+        self._report_size()
+
+    def _flush_probe(self, now: float) -> None:
+        path = self._path
+        if path is None or self.engine.sendable() is not None:
+            return
+        timeout = max(0.25, 2 * self.engine.probe_timeout)
+        size = path.probe(now, timeout, alive=self._heard_since_probe)
+        while size is not None:
+            self._heard_since_probe = False
+            probe = self.engine.seal_probe(size, self._probe_outcome, now)
+            if self._carrier.socket.send([probe], self._peer, self._source):
+                break
+            path.refused(size, now)
+            size = path.probe(now, timeout, alive=True)
+        self._report_size()
+
+    def _probe_outcome(self, state: QuicDeliveryState, size: int) -> None:
+        if state is QuicDeliveryState.ACKED and self._path is not None:
+            self._path.acknowledged(size, self._carrier.now())
+            self._carrier.flush_soon(self)
+            self._report_size()
+
+    def _report_size(self) -> None:
+        if self._payload_size != self._reported_size:
+            self._reported_size = self._payload_size
+            if self.role is not None and not self._ended:
+                self.role.path_changed()
