@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from quicether.errors import ConfigError, IdentityError, TrustError
 from quicether.identity import certificates, rfc3779
-from quicether.identity.certificates import Grant, build_authority, build_node, self_signed
+from quicether.identity.certificates import Grant
 from quicether.identity.issued import Book
+from quicether.identity.issuing import build_authority, build_node, self_signed
 from quicether.identity.keys import NodeKey, parse_private_pem, parse_public_key
 from quicether.identity.revocation import RevocationList
 from quicether.identity.trust import AuthorityTrust, PinnedTrust

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quicether.errors import ConfigError, IdentityError, TrustError
-from quicether.identity import certificates, files
+from quicether.identity import certificates, files, issuing
 from quicether.identity.addresses import IPV4_POOL, choose_ipv4, ipv6_address
 from quicether.identity.certificates import Grant
 from quicether.identity.issued import (
@@ -74,7 +74,7 @@ class Authority:
                         "overwritten"
                     )
             key = Ed25519PrivateKey.generate()
-            certificate = certificates.build_authority(key, network, now)
+            certificate = issuing.build_authority(key, network, now)
             owner = files.Owner.current()
             Book(address_pool=pool).save(directory / ISSUED)
             files.write_file(directory / AUTHORITY_KEY, private_pem(key), files.PRIVATE_MODE, owner)
@@ -155,9 +155,7 @@ class Authority:
                 prefixes=tuple(prefixes),
                 groups=frozenset(groups),
             )
-            certificate = certificates.build_node(
-                self.certificate, self.key, raw, grant, validity, now
-            )
+            certificate = issuing.build_node(self.certificate, self.key, raw, grant, validity, now)
             book.nodes[str(node_id)] = IssuedNode(
                 name=name,
                 public_key=raw.hex(),

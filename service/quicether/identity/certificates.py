@@ -1,4 +1,4 @@
-"""Node and authority certificates: X.509 (RFC 5280) with Ed25519 keys (RFC 8410).
+"""What node and authority certificates say: X.509 (RFC 5280) with Ed25519 keys (RFC 8410).
 
 What a node's certificate says, and where a stranger's tools find it:
 
@@ -16,24 +16,19 @@ was not checked first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from quicether.errors import ConfigError, IdentityError, TrustError
 from quicether.identity import rfc3779
-from quicether.identity.keys import NodeKey
 from quicether.identity.names import check_group_name, check_network_name, check_node_name
 from quicether.model import Address, Member, NodeId, Prefix, host_prefix
 
@@ -43,11 +38,9 @@ MAX_CERTIFICATE: Final = 16 << 10
 """Largest certificate that is looked at, in bytes of DER."""
 MAX_ADDRESSES: Final = 16
 MAX_GROUPS: Final = 32
-BACKDATE: Final = timedelta(minutes=5)
-"""How long before its making a certificate is valid, for clocks that are behind."""
-SELF_SIGNED_VALIDITY: Final = timedelta(days=3650)
 
-_WHOLE: Final[tuple[Prefix, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+EVERYTHING: Final[tuple[Prefix, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+"""What an authority may certify."""
 READ_ERRORS: Final = (
     ValueError,
     TypeError,
@@ -93,83 +86,6 @@ class Grant:
             raise ConfigError(
                 f"node {self.name} is in {len(self.groups)} groups, more than {MAX_GROUPS}"
             )
-
-
-def build_authority(key: Ed25519PrivateKey, network: str, now: datetime) -> x509.Certificate:
-    """Return the self-signed certificate of a network's authority: all of IPv4 and IPv6.
-
-    It is valid for 30 years, because every node of the network has it on disk.
-    """
-    public_key = key.public_key()
-    identifier = _key_identifier(public_key)
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, check_network_name(network)),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"{network} authority"),
-        ]
-    )
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + timedelta(days=30 * 365))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(authority=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
-        .add_extension(rfc3779.encode(_WHOLE), critical=True)
-        .sign(key, None)
-    )
-
-
-def build_node(
-    issuer: x509.Certificate,
-    issuer_key: Ed25519PrivateKey,
-    public_raw: bytes,
-    grant: Grant,
-    validity: timedelta,
-    now: datetime,
-) -> x509.Certificate:
-    """Return a certificate of the node that holds the raw public key, signed by issuer.
-
-    The validity is cut where the issuer's own ends.
-    """
-    issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        _node_builder(
-            public_raw,
-            network_of(issuer),
-            grant,
-            now - BACKDATE,
-            min(now + validity, issuer.not_valid_after_utc),
-        )
-        .issuer_name(issuer.subject)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id),
-            critical=False,
-        )
-        .sign(issuer_key, None)
-    )
-
-
-def self_signed(
-    key: NodeKey, name: str, network: str, addresses: Sequence[Address], now: datetime
-) -> x509.Certificate:
-    """Return the certificate that a node without an authority shows to peers that pin its key.
-
-    It proves the key and nothing else: what the node may do stands in the peers' pins.
-    """
-    builder = _node_builder(
-        key.public_raw,
-        check_network_name(network),
-        Grant(name, tuple(addresses)),
-        now - BACKDATE,
-        now + SELF_SIGNED_VALIDITY,
-    )
-    subject = _node_subject(name, network, frozenset())
-    return builder.issuer_name(subject).sign(key.private, None)
 
 
 def load_der(der: bytes) -> x509.Certificate:
@@ -280,7 +196,7 @@ def check_authority(certificate: x509.Certificate, now: datetime) -> bytes:
         raise TrustError("the authority's certificate is damaged") from None
     if not (constraints.ca and usage.key_cert_sign and usage.crl_sign):
         raise TrustError("the certificate is not an authority's: it may not sign certificates")
-    if whole != _WHOLE:
+    if whole != EVERYTHING:
         raise TrustError("the authority's certificate does not cover all of IPv4 and IPv6")
     check_validity(certificate, now, "the authority's certificate")
     return raw
@@ -300,65 +216,6 @@ def load_pem(pem: bytes, where: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except READ_ERRORS:
         raise IdentityError(f"certificate {where} is damaged: no certificate in PEM") from None
-
-
-def _node_builder(
-    public_raw: bytes, network: str, grant: Grant, begin: datetime, end: datetime
-) -> x509.CertificateBuilder:
-    public_key = Ed25519PublicKey.from_public_bytes(public_raw)
-    alternatives: list[x509.GeneralName] = [x509.DNSName(f"{grant.name}.{network}.{DOMAIN}")]
-    alternatives += [x509.IPAddress(address) for address in grant.addresses]
-    blocks = (*grant.prefixes, *(host_prefix(address) for address in grant.addresses))
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_node_subject(grant.name, network, grant.groups))
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage(
-                [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
-            critical=False,
-        )
-        .add_extension(x509.SubjectKeyIdentifier(_key_identifier(public_key)), critical=False)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(rfc3779.encode(blocks), critical=True)
-    )
-
-
-def _node_subject(name: str, network: str, groups: frozenset[str]) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, network),
-            *(
-                x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, group)
-                for group in sorted(groups)
-            ),
-            x509.NameAttribute(NameOID.COMMON_NAME, name),
-        ]
-    )
-
-
-def _key_identifier(key: Ed25519PublicKey) -> bytes:
-    return NodeId.of_public_key(key.public_bytes_raw()).value
-
-
-def _key_usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _parse(certificate: x509.Certificate) -> Member:

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether.errors import IdentityError, TrustError
-from quicether.identity import certificates, files
+from quicether.identity import certificates, files, issuing
 from quicether.identity.authority import (
     AUTHORITY_CERTIFICATE,
     AUTHORITY_KEY,
@@ -182,7 +182,7 @@ class NetworkStore:
         everyone = {**pins, key.node_id: prefixes}
         trust = PinnedTrust(everyone, self.name, {**(names or {}), key.node_id: node_name})
         addresses = trust.addresses(key.node_id)
-        certificate = certificates.self_signed(key, node_name, self.name, addresses, now)
+        certificate = issuing.self_signed(key, node_name, self.name, addresses, now)
         member = trust.judge(certificate.public_bytes(Encoding.DER), now)
         return NodeIdentity(key, certificate, trust, member)
 

@@ -13,7 +13,8 @@ import pytest
 from quicether.errors import ConfigError, IdentityError
 from quicether.identity import certificates
 from quicether.identity.authority import Authority
-from quicether.identity.certificates import Grant, build_authority, build_node
+from quicether.identity.certificates import Grant
+from quicether.identity.issuing import build_authority, build_node
 from quicether.identity.keys import NodeKey
 from quicether.identity.store import NetworkStore, network_names, roots
 from quicether.identity.trust import AuthorityTrust

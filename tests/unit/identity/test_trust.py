@@ -19,7 +19,8 @@ from quicether.errors import ConfigError, TrustError
 from quicether.identity import certificates, rfc3779
 from quicether.identity.addresses import derived_addresses
 from quicether.identity.authority import Authority
-from quicether.identity.certificates import Grant, build_authority, build_node, self_signed
+from quicether.identity.certificates import Grant
+from quicether.identity.issuing import build_authority, build_node, self_signed
 from quicether.identity.keys import NodeKey
 from quicether.identity.trust import AuthorityTrust, PinnedTrust
 from quicether.model import NodeId
