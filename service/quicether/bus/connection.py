@@ -108,7 +108,11 @@ class _GuardedBus(MessageBus):
             self._message_reader()
 
     def _finalize(self, err: Exception | None = None) -> None:
+        if self._disconnected:
+            return
         super()._finalize(err)
+        self._stream.close()  # dbus-next leaves both to the garbage collector
+        self._sock.close()
         while self._outgoing:
             _, done = self._outgoing.popleft()
             if not done.done():
@@ -272,7 +276,12 @@ class BusConnection:
         except Exception as error:
             raise HostError(f"the system bus went away: {error}") from error
 
-    def close(self) -> None:
-        """Leave the bus. Idempotent."""
-        if self._bus is not None and not self._bus._disconnected:
+    async def close(self) -> None:
+        """Leave the bus and return when the socket is closed. Idempotent."""
+        if self._bus is None:
+            return
+        ended = asyncio.ensure_future(self._bus.wait_for_disconnect())
+        if not self._bus._disconnected:
             self._bus.disconnect()
+        await asyncio.wait([ended])
+        ended.exception()

@@ -43,7 +43,7 @@ class ManagerObject:
 
     async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
         """See `Exported.call`."""
-        tunnel = _field("tunnel", values.name, args[0])
+        tunnel = _field("tunnel", values.tunnel, args[0])
         if method == "Up":
             return [await self._up(tunnel, args[1], args[2], caller)]
         if method == "Down":

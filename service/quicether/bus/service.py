@@ -76,7 +76,7 @@ class BusService:
             await asyncio.wait([self._publisher])
         await self._dispatcher.close()
         await self._bindings.close()
-        self._connection.close()
+        await self._connection.close()
 
     def _vanished(self, name: str) -> None:
         self._dispatcher.vanished(name)

@@ -313,9 +313,10 @@ def option_of(key: str) -> Option:
 
 def unknown(what: str, word: str, known: Iterable[str]) -> str:
     """Return the sentence for a word that is not among the known ones, with the nearest one."""
-    nearest = difflib.get_close_matches(word[:80].replace("_", "-"), list(known), n=1)
+    words = [str(each) for each in known]
+    nearest = difflib.get_close_matches(word[:80].replace("_", "-"), words, n=1)
     if not nearest:
-        nearest = difflib.get_close_matches(word[:80].replace("-", "_"), list(known), n=1)
+        nearest = difflib.get_close_matches(word[:80].replace("-", "_"), words, n=1)
     return f"{what} is unknown" + (f"; did you mean {nearest[0]!r}?" if nearest else "")
 
 

@@ -23,6 +23,8 @@ MAX_TEXT: Final = 16 * 1024
 """Longest text of one value, in characters."""
 MAX_ITEMS: Final = 1024
 """Most entries of one list."""
+MAX_TUNNEL: Final = 64
+"""Longest name of a tunnel, in characters."""
 MIN_MTU: Final = 576
 """Every IPv4 host takes a packet of this many bytes (RFC 791 section 3.1)."""
 MAX_MTU: Final = 65535
@@ -166,6 +168,20 @@ def name(value: object) -> str:
         raise ConfigError(
             f"{word!r} is not a name: 1 to 63 letters, digits, dots, dashes or underscores, "
             "a letter or digit first"
+        )
+    return word
+
+
+def tunnel(value: object) -> str:
+    """Return a tunnel's name: 1 to 64 printable characters, fit to be the name of a file.
+
+    It is a network's name, or that of a NetworkManager profile, which people choose freely.
+    """
+    word = text(value)
+    if not 1 <= len(word) <= MAX_TUNNEL or "/" in word or word.startswith("."):
+        raise ConfigError(
+            f"{word[:MAX_TUNNEL]!r} is not a tunnel's name: 1 to {MAX_TUNNEL} characters, "
+            "without slash and without a dot in front"
         )
     return word
 
