@@ -44,13 +44,13 @@ for unit in getty.target console-getty.service systemd-udevd.service systemd-ude
   rm -f "etc/systemd/system/$unit"
   ln -s /dev/null "etc/systemd/system/$unit"
 done
-enable() {
+start_at_boot() {
   rm -f "etc/systemd/system/$1"
   ln -sf "/lib/systemd/system/$1" "etc/systemd/system/multi-user.target.wants/$1"
 }
 case $HOST_MANAGER in
-networkmanager) enable NetworkManager.service ;;
-networkd) enable systemd-networkd.service && rm etc/systemd/system/systemd-networkd.socket ;;
+networkmanager) start_at_boot NetworkManager.service ;;
+networkd) start_at_boot systemd-networkd.service && rm etc/systemd/system/systemd-networkd.socket ;;
 none) ;;
 esac
 

@@ -1,8 +1,9 @@
-"""QuicEther installed, as an overlay layer below the root of whole hosts.
+"""QuicEther installed, as overlay layers below the root of whole hosts.
 
 `./bootstrap install` runs in a chroot on an overlay of this machine's root; what it wrote is the
-layer. Two layers are kept below `CACHE`: one for each set of dependencies, and on it one for each
-state of the sources, which takes about a second because only our own package is installed again.
+layer. Two kinds are kept as archives in `CACHE`: one for each set of dependencies, and on it one
+for each state of the sources, which is quick because only our own package is installed again. A run
+unpacks what it needs into memory, once.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from support.commands import run_command
+from support.sweep import current
+
 CHECKOUT: Final = Path(__file__).parents[2]
 CACHE: Final = Path("/var/cache/quicether-tests")
-_CHROOT: Final = Path(__file__).with_name("install_in_layer.sh")
+_SCRIPT: Final = Path(__file__).with_name("install_in_layer.sh")
 _INSTALLED: Final = ("service", "nm_plugin", "systemd", "polkit")
 _ENVIRONMENT: Final = ("requirements/service.txt",)
 _PROJECT: Final = ("bootstrap", "pyproject.toml", "README.md", "LICENSE")
@@ -34,16 +38,17 @@ class InstallError(Exception):
 
 
 def installed_layer() -> list[Path]:
-    """Build what is not yet built. Returns overlay layers, topmost first.
+    """Build what is not yet built, unpack it for this run. Returns layers, topmost first.
 
     Raises InstallError: `./bootstrap install` failed.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
     with _exclusive():
-        below = _layer("environment", _digest(CHECKOUT / name for name in _ENVIRONMENT), [])
-        layer = _layer("sources", _digest(_sources()), [below])
+        below = _archive("environment", _digest(CHECKOUT / name for name in _ENVIRONMENT), None)
+        archive = _archive("sources", _digest(_sources()), below)
         _forget_old()
-    return [layer, below]
+        memory = current().memory("layers")
+        return [_unpacked(archive, memory), _unpacked(below, memory)]
 
 
 def _sources() -> Iterator[Path]:
@@ -66,44 +71,50 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _layer(kind: str, digest: str, below: list[Path]) -> Path:
-    """The layer of that name, built on others unless it is there."""
-    layer = CACHE / f"{kind}-{digest}"
-    if not layer.exists():
-        building = CACHE / f"building-{digest}"
-        shutil.rmtree(building, ignore_errors=True)
-        for name in ("upper", "work", "root"):
-            (building / name).mkdir(parents=True)
-        done = subprocess.run(
-            ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "sh", _CHROOT],
-            env={
-                **os.environ,
-                "LAYER_LOWER": ":".join([*map(str, below), "/"]),
-                "LAYER_BUILDING": str(building),
-                "CHECKOUT": str(CHECKOUT),
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
+def _archive(kind: str, digest: str, below: Path | None) -> Path:
+    """The archive of a layer, built on the one below it unless it is there."""
+    archive = CACHE / f"{kind}-{digest}.tar"
+    if not archive.exists():
+        with tempfile.TemporaryDirectory() as build:
+            done = subprocess.run(
+                ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "sh", _SCRIPT],
+                env={
+                    **os.environ,
+                    "BUILD": build,
+                    "BELOW": str(below or ""),
+                    "LAYER": str(archive),
+                    "CHECKOUT": str(CHECKOUT),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_TIMEOUT,
+                check=False,
+            )
         if done.returncode != 0:
             raise InstallError(f"bootstrap install: status {done.returncode}\n{done.stdout}")
-        (building / "upper").rename(layer)
-        shutil.rmtree(building)
-    os.utime(layer)
+    os.utime(archive)
+    return archive
+
+
+def _unpacked(archive: Path, memory: Path) -> Path:
+    """The archive's content, as a folder in this run's memory."""
+    layer = memory / archive.stem
+    if not layer.exists():
+        layer.mkdir()
+        with_attributes = ("--xattrs", "--xattrs-include=*")
+        run_command(["tar", "-x", *with_attributes, f"--file={archive}", f"--directory={layer}"])
     return layer
 
 
 def _forget_old() -> None:
-    """Remove layers that have not been used for the longest, and not within the last hour."""
+    """Remove archives that have not been used for the longest, and not within the last hour."""
     for kind in ("environment", "sources"):
-        layers = sorted(CACHE.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
-        for layer in layers[:-_KEPT]:
-            if layer.stat().st_mtime < time.time() - 3600:
-                shutil.rmtree(layer)
+        archives = sorted(CACHE.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
+        for archive in archives[:-_KEPT]:
+            if archive.stat().st_mtime < time.time() - 3600:
+                archive.unlink()
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 #!/bin/sh
-# Runs `./bootstrap install` in a chroot on an overlay; started by install.py in a mount and a pid
-# namespace of its own, with LAYER_LOWER, LAYER_BUILDING and CHECKOUT.
+# Runs `./bootstrap install` in a chroot on an overlay of this machine's root and packs what it wrote
+# into the archive LAYER. install.py starts it in a mount and a pid namespace of its own, with BUILD
+# (an empty folder), BELOW (the archive of the layer below, or nothing) and CHECKOUT.
 set -eu
-cd "$LAYER_BUILDING"
-mount -t overlay -o "lowerdir=$LAYER_LOWER,upperdir=upper,workdir=work" layer root
+mount -t tmpfs -o mode=755 build "$BUILD" # a layer may not lie inside of the layer below it, /
+cd "$BUILD"
+mkdir below upper work root
+[ -z "$BELOW" ] || tar --extract --file "$BELOW" --xattrs --xattrs-include='*' --directory below
+mount -t overlay -o lowerdir=below:/,upperdir=upper,workdir=work layer root
 cd root
 mount -t proc proc proc
 mount -t tmpfs -o mode=755 tmpfs run # no /run/systemd: nothing in here talks to the machine's own
@@ -17,4 +21,8 @@ case $servers in /run/*)
   ;;
 esac
 mount --bind "$CHECKOUT" mnt
-exec chroot . sh -c 'cd /mnt && exec ./bootstrap install'
+chroot . sh -c 'cd /mnt && ./bootstrap install'
+cd ..
+umount --recursive --lazy root
+tar --create --file "$LAYER.new" --xattrs --xattrs-include='*' --directory upper .
+mv "$LAYER.new" "$LAYER"

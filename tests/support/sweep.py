@@ -60,6 +60,15 @@ class Run:
         """The name of the network namespace of one of this run's hosts."""
         return f"{PREFIX}{self.name}-{host}"
 
+    def memory(self, name: str) -> Path:
+        """A folder in memory that ends with the run; one mount for each name."""
+        folder = self.directory / name
+        if not folder.exists():
+            folder.mkdir()
+            options = ["-t", "tmpfs", "-o", "mode=755", f"{PREFIX}{self.name}"]
+            subprocess.run(["mount", *options, folder], check=True, timeout=30)
+        return folder
+
     def close(self) -> None:
         """End and remove all that carries this run's name."""
         if self._lock is None or os.getpid() != self._pid:
@@ -129,6 +138,10 @@ def _remove(name: str) -> None:
     end_cgroup(cgroup2() / f"{PREFIX}{name}")
     for path in NAMESPACES.glob(f"{PREFIX}{name}-*"):
         delete_namespace(path.name)
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        target = line.split()[1]
+        if Path(target).is_relative_to(STATE / name):
+            subprocess.run(["umount", "--lazy", target], check=True, timeout=30)
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(STATE / name)
     (STATE / f"{name}.lock").unlink(missing_ok=True)
