@@ -13,9 +13,8 @@ from __future__ import annotations
 import enum
 import struct
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, ClassVar, Final, NoReturn
+from typing import Annotated, Any, ClassVar, Final
 
-import cbor2
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -26,6 +25,7 @@ from pydantic import (
     ValidationError,
 )
 
+from quicether import cbor
 from quicether.errors import ProtocolError
 from quicether.model import NodeId, Prefix
 
@@ -46,10 +46,6 @@ MAX_DEPTH: Final = 4
 _LENGTH: Final = struct.Struct("!H")
 _PACKED_IPV4: Final = 5
 _PACKED_IPV6: Final = 17
-_KNOWN_TAGS: Final = (
-    *range(6), 25, 28, 29, 30, 35, 36, 37, 43, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799,
-)  # fmt: skip
-"""The CBOR tags that cbor2 would turn into dates, patterns, shared references and the like."""
 
 
 class RpcKind(enum.IntEnum):
@@ -185,7 +181,7 @@ def encode(message: Message) -> bytes:
 
     Raises ProtocolError: it is larger than `MAX_MESSAGE` bytes.
     """
-    body = cbor2.dumps({"kind": message.kind, **message.model_dump(exclude_defaults=True)})
+    body = cbor.encode({"kind": message.kind, **message.model_dump(exclude_defaults=True)})
     if len(body) > MAX_MESSAGE:
         raise ProtocolError(f"a {message.kind} message of {len(body)} bytes; at most {MAX_MESSAGE}")
     return _LENGTH.pack(len(body)) + body
@@ -212,28 +208,10 @@ def decode(body: bytes) -> Message | None:
 
 
 def _decode_map(body: bytes) -> dict[str, Any]:
-    try:
-        content = cbor2.loads(
-            body,
-            tag_hook=_refuse_tag,
-            semantic_decoders=_TAG_DECODERS,
-            max_depth=MAX_DEPTH,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-        )
-    except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
-        raise ProtocolError(f"a control message that is not CBOR as agreed: {error}") from None
+    content = cbor.decode(body, MAX_DEPTH)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ProtocolError("a control message that is not a map with text keys")
     return content
-
-
-def _refuse_tag(*_: object) -> NoReturn:
-    raise ValueError("tags are not used here")
-
-
-_TAG_DECODERS: Final = dict.fromkeys(_KNOWN_TAGS, _refuse_tag)
 
 
 class MessageReader:
