@@ -20,6 +20,8 @@ DEFAULT_FILE: Final = "config.toml"
 MAX_FILE: Final = 1024 * 1024
 """Largest configuration file, in bytes."""
 PREFIX: Final = "QUICETHER_"
+PLACES: Final = frozenset({"QUICETHER_ETC", "QUICETHER_VAR"})
+"""Variables that say where a machine's files lie; no settings."""
 _VARIABLES: Final = {option.variable: option for option in OPTIONS.values()}
 
 
@@ -55,7 +57,7 @@ def settle(
     for file in files:
         _merge_file(file, raw, sources)
     for variable, value in environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable in PLACES:
             continue
         if (option := _VARIABLES.get(variable)) is None:
             raise ConfigError(unknown(f"variable {variable}", variable, _VARIABLES))

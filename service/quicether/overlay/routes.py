@@ -108,6 +108,15 @@ class OverlayRoutes:
         """Return the route in force for every prefix, in no order."""
         return list(self._table)
 
+    def owned_by(self, node: NodeId) -> list[Prefix]:
+        """Return every prefix that node is known to own, its own addresses included."""
+        hop = NextHop.to_node(node)
+        return [
+            prefix
+            for prefix in self._table.prefixes_of(node)
+            if any(route.next_hop == hop for route in self._table.candidates(prefix))
+        ]
+
     def candidates(self, prefix: Prefix) -> tuple[Route, ...]:
         """Return every candidate for a prefix, the best first."""
         return self._table.candidates(prefix)
@@ -151,4 +160,3 @@ class OverlayRoutes:
 
     def _apply(self, changes: Iterable[RouteChange | None]) -> None:
         self._fib.apply(change for change in changes if change is not None)
-

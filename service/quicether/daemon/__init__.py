@@ -1,0 +1,1 @@
+"""The service process: the only place where all rooms are put together."""

@@ -1,0 +1,186 @@
+"""Brings tunnels up and down, one step at a time each: `bus.controller.Controller`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Final
+
+from quicether.bus.contract import LinkOwnerName
+from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
+from quicether.config.load import load, stored_file
+from quicether.config.settings import Settings
+from quicether.daemon.links import link_owner
+from quicether.daemon.tunnel import Tunnel
+from quicether.errors import ConfigError, QuicEtherError
+from quicether.host.monitor import Underlay
+from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
+
+log = logging.getLogger(__name__)
+
+MAX_TUNNELS: Final = 64
+MAX_FAILURES: Final = 64
+DEFAULT_TUNNEL: Final = "quicether"
+"""The tunnel of /etc/quicether/config.toml."""
+
+
+class Tunnels:
+    """All tunnels of this machine."""
+
+    def __init__(self) -> None:
+        self._tunnels: dict[str, Tunnel] = {}
+        self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
+        self._failures: OrderedDict[str, str] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._changed: Callable[[], None] = lambda: None
+
+    @property
+    def tunnels(self) -> Mapping[str, TunnelView]:
+        """All tunnels by name, from the moment they start until they are gone."""
+        return MappingProxyType(self._tunnels)
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """Tunnel → the sentence of its last failure."""
+        return MappingProxyType(self._failures)
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Call changed whenever anything published may be different."""
+        self._changed = changed
+
+    async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
+        """Bring a tunnel up. Raises a QuicEtherError, which `failures` then shows."""
+        async with self._lock(name):
+            present = self._tunnels.get(name)
+            if present is not None:
+                if self._wanted[name] == (dict(options), request):
+                    return present
+                raise AlreadyUpError(
+                    f"tunnel {name} is up with other settings or for somebody else; "
+                    f"take it down first"
+                )
+            try:
+                tunnel = await self._start(name, options, request)
+            except QuicEtherError as error:
+                self._note_failure(name, error)
+                raise
+            self._failures.pop(name, None)
+            self._wanted[name] = (dict(options), request)
+            self._changed()
+            return tunnel
+
+    async def down(self, name: str) -> None:
+        """Take a tunnel down. Raises NoSuchTunnelError."""
+        async with self._lock(name):
+            tunnel = self._tunnels.get(name)
+            if tunnel is None:
+                raise NoSuchTunnelError(f"tunnel {name} is not up")
+            await self._stop(tunnel)
+            log.info("tunnel %s is down", name)
+
+    async def reload(self, name: str) -> None:
+        """Read a tunnel's configuration again. Raises NoSuchTunnelError, ConfigError."""
+        async with self._lock(name):
+            tunnel = self._tunnels.get(name)
+            if tunnel is None:
+                raise NoSuchTunnelError(f"tunnel {name} is not up")
+            options, request = self._wanted[name]
+            settings, _ = _settle(name, options, request)
+            await tunnel.reload(settings)
+
+    async def close(self) -> None:
+        """Take everything down."""
+        await asyncio.gather(*(self._stop(tunnel) for tunnel in tuple(self._tunnels.values())))
+
+    async def _start(self, name: str, options: Mapping[str, str], request: UpRequest) -> Tunnel:
+        if len(self._tunnels) >= MAX_TUNNELS:
+            raise ConfigError(f"tunnel {name}: {MAX_TUNNELS} tunnels are up, which is the most")
+        settings, network = _settle(name, options, request)
+        for other in self._tunnels.values():
+            if other.settings.network.tun_name == settings.network.tun_name:
+                raise ConfigError(
+                    f"tun-name: {settings.network.tun_name} is the device of tunnel {other.name}; "
+                    "choose another name"
+                )
+        identity = _identity(network, settings)
+        underlay = Underlay(own_device=settings.network.tun_name)
+        owner = request.owner or LinkOwnerName(settings.network.link)
+        link = await link_owner(owner)
+        tunnel = Tunnel(name, settings, identity, link, underlay, self._changed)
+        self._tunnels[name] = tunnel
+        try:
+            await tunnel.start()
+        except BaseException:
+            del self._tunnels[name]
+            raise
+        log.info("tunnel %s is up as %s (%s)", name, tunnel.node_name, tunnel.node_id)
+        return tunnel
+
+    async def _stop(self, tunnel: Tunnel) -> None:
+        self._changed()
+        try:
+            await tunnel.stop()
+        finally:
+            self._tunnels.pop(tunnel.name, None)
+            self._wanted.pop(tunnel.name, None)
+            self._changed()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return the lock of a tunnel; those nobody holds are forgotten, which bounds them."""
+        for idle in [key for key, lock in self._locks.items() if not lock.locked() and key != name]:
+            del self._locks[idle]
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _note_failure(self, name: str, error: QuicEtherError) -> None:
+        log.error("tunnel %s: %s", name, error)
+        self._failures.pop(name, None)
+        self._failures[name] = str(error)
+        while len(self._failures) > MAX_FAILURES:
+            self._failures.popitem(last=False)
+        self._changed()
+
+
+def _settle(name: str, options: Mapping[str, str], request: UpRequest) -> tuple[Settings, str]:
+    """Return a tunnel's settings and its network. Raises ConfigError, NoSuchTunnelError."""
+    base: Settings | None = None
+    etc, _ = roots()
+    stored = etc / stored_file(None if name == DEFAULT_TUNNEL else name).name
+    if not request.transient:
+        base = load([stored], os.environ, {})
+    settings = Settings.from_options(options, base)
+    known = network_names(etc)
+    network = settings.network.name
+    if network is None and name in known:
+        network = name
+    if network is None and settings.security.pinned_peers:
+        network = name
+    if network is None and len(known) == 1:
+        network = known[0]
+    if network is None:
+        if not options and not stored.exists():
+            raise NoSuchTunnelError(f"tunnel {name}: there is no {stored}, and no network {name}")
+        raise ConfigError(
+            f"network: which one is meant? This machine knows {', '.join(known) or 'none'}; "
+            "make one with `quicether network create NAME`, or join one"
+        )
+    return settings, network
+
+
+def _identity(network: str, settings: Settings) -> NodeIdentity:
+    """Return who this node is. Raises IdentityError, ConfigError."""
+    store = NetworkStore.of_system(network)
+    now = datetime.now(UTC)
+    pins = settings.security.pinned_peers
+    if not pins:
+        return store.load_identity(now)
+    return store.pinned_identity(
+        {pin.node_id: pin.prefixes for pin in pins},
+        settings.node.name or os.uname().nodename.partition(".")[0],
+        now,
+        settings.network.advertise_subnets,
+    )

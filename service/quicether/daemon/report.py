@@ -1,0 +1,148 @@
+"""What a tunnel tells of its peers and routes, read off the mesh when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network
+from operator import attrgetter
+
+from quicether.bus.status import LookupResult, PeerStatus, RouteStatus
+from quicether.model import (
+    Address,
+    Member,
+    NextHop,
+    NextHopKind,
+    NodeId,
+    PeerState,
+    Prefix,
+    Route,
+    RouteSource,
+    host_prefix,
+)
+from quicether.overlay.mesh import Mesh
+
+
+def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
+    """Return every peer that is wanted or connected, by name, then id.
+
+    unix_time: turns the mesh's monotonic seconds into Unix time.
+    """
+    found: dict[str, PeerStatus] = {}
+    reported: set[NodeId] = set()
+    for target in mesh.peers.targets():
+        node = target.expect or target.node
+        member = None if node is None else mesh.routes.member(node)
+        state = mesh.peers.state(target)
+        if node is not None:
+            reported.add(node)
+        if state is PeerState.CONNECTED and node is not None:
+            found[target.key] = _connected(mesh, node, unix_time)
+            continue
+        found[target.key] = PeerStatus(
+            node_id="" if node is None else str(node),
+            name=member.name if member else target.reference or target.key,
+            state=state,
+            address=", ".join(map(str, target.locations)) or None,
+            detail=None if target.error is None else str(target.error),
+            prefixes=() if node is None else _prefixes(mesh, node),
+            addresses=() if member is None else tuple(map(str, member.addresses)),
+        )
+    for node in mesh.peers.connections():
+        if node not in reported:
+            found[str(node)] = _connected(mesh, node, unix_time)
+    return sorted(found.values(), key=attrgetter("name", "node_id"))
+
+
+def _connected(mesh: Mesh, node: NodeId, unix_time: Callable[[float], float]) -> PeerStatus:
+    connection = mesh.peers.connections()[node]
+    member = connection.member
+    since = mesh.peers.since(node)
+    return PeerStatus(
+        node_id=str(node),
+        name=member.name,
+        state=PeerState.CONNECTED,
+        address=str(connection.remote),
+        rtt=connection.rtt,
+        addresses=tuple(map(str, member.addresses)),
+        prefixes=_prefixes(mesh, node),
+        max_packet=connection.max_packet,
+        since=None if since is None else unix_time(since),
+    )
+
+
+def _prefixes(mesh: Mesh, node: NodeId) -> tuple[str, ...]:
+    """Return what a node owns beside its own addresses."""
+    member = mesh.routes.member(node)
+    own = () if member is None else member.host_prefixes
+    owned = [prefix for prefix in mesh.routes.owned_by(node) if prefix not in own]
+    return tuple(map(str, sorted(owned, key=order)))
+
+
+def routes(mesh: Mesh) -> list[RouteStatus]:
+    """Return every candidate of every prefix, the one in use first, ordered by prefix."""
+    found: list[RouteStatus] = []
+    for best in sorted(mesh.routes.best_routes(), key=lambda route: order(route.prefix)):
+        for rank, route in enumerate(mesh.routes.candidates(best.prefix)):
+            found.append(_route(mesh, route, used=rank == 0))
+    gateway = mesh.routes.default_gateway
+    if gateway is not None:
+        hop = NextHop.via_gateway(gateway)
+        active = mesh.peers.active(gateway)
+        for everything in (IPv4Network("0.0.0.0/0"), IPv6Network("::/0")):
+            route = Route(
+                everything,
+                hop,
+                RouteSource.CONFIGURED,
+                reachable=active is not None,
+                rtt=None if active is None else active.rtt,
+            )
+            found.append(_route(mesh, route, used=True, default=True))
+    return found
+
+
+def _route(mesh: Mesh, route: Route, *, used: bool, default: bool = False) -> RouteStatus:
+    node = route.next_hop.node
+    return RouteStatus(
+        prefix=str(route.prefix),
+        next_hop=route.next_hop.kind,
+        source=route.source,
+        used=used,
+        reachable=route.reachable,
+        node_id=None if node is None else str(node),
+        node_name=_name(mesh.routes.member(node) if node else None),
+        rtt=route.rtt,
+        default=default,
+    )
+
+
+def lookup(mesh: Mesh, address: Address, *, asked: bool) -> LookupResult:
+    """Return where packets to address go now. asked: the DHT was asked before."""
+    hop = mesh.routes.fib.lookup(address.packed)
+    if hop is None:
+        return LookupResult(str(address), asked=asked)
+    best: Route | None = None
+    prefix: Prefix = host_prefix(address)
+    while best is None and prefix.prefixlen:
+        best = next(iter(mesh.routes.candidates(prefix)), None)
+        prefix = prefix.supernet()
+    member = mesh.routes.member(hop.node) if hop.node else mesh.me
+    return LookupResult(
+        address=str(address),
+        prefix=str(best.prefix) if best else str(host_prefix(address).supernet(new_prefix=0)),
+        next_hop=hop.kind,
+        source=best.source if best else RouteSource.CONFIGURED,
+        node_id=str(hop.node or mesh.me.node_id),
+        node_name=_name(member),
+        reachable=hop.kind is NextHopKind.LOCAL
+        or (hop.node is not None and mesh.peers.active(hop.node) is not None),
+        asked=asked,
+    )
+
+
+def _name(member: Member | None) -> str | None:
+    return None if member is None else member.name
+
+
+def order(prefix: Prefix) -> tuple[int, int, int]:
+    """Return what sorts prefixes: IPv4 first, by address, the shorter first."""
+    return prefix.version, int(prefix.network_address), prefix.prefixlen

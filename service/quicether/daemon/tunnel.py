@@ -1,0 +1,387 @@
+"""One tunnel: its parts put together, brought up in order, and taken down without a rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
+from random import SystemRandom
+from typing import Final
+
+from quicether.bus.contract import LinkOwnerName, TunnelState
+from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVerdict, RouteStatus
+from quicether.config.settings import Role, Settings
+from quicether.counters import Counters
+from quicether.daemon import report
+from quicether.daemon.security import SecurityLog
+from quicether.dataplane.device import Device
+from quicether.dataplane.forwarder import Forwarder
+from quicether.errors import ConfigError, HostError, QuicEtherError
+from quicether.host.desired import Dns, FullTunnel, HostConfig
+from quicether.host.link import LinkOwner
+from quicether.host.monitor import Underlay
+from quicether.identity.store import NodeIdentity
+from quicether.model import Address, Interface, NodeId, Prefix, UnderlayAddress
+from quicether.overlay.desired import RouteChoice, host_routes
+from quicether.overlay.mesh import Mesh
+from quicether.overlay.routes import OverlayRoutes
+from quicether.transport.aioquic_endpoint import AioquicEndpoint
+
+log = logging.getLogger(__name__)
+
+MTU_CEILING: Final = 1420
+OVERHEAD: Final = 80
+"""Bytes that IP, UDP and QUIC put around a packet in the worst case."""
+SETTLE_TIME: Final = 2.5
+"""Seconds after which a tunnel is ready, whether its peers have answered or not."""
+UNDERLAY_MARK: Final = 0x5145
+"""fwmark of every packet that carries the overlay ("QE")."""
+FULL_TUNNEL_TABLE: Final = 20805
+FULL_TUNNEL_PRIORITY: Final = 20805
+PING_PATIENCE: Final = 5.0
+
+
+class Tunnel:
+    """One running tunnel. Implements `bus.controller.TunnelView`.
+
+    Made stopped; `start` brings it up whole or not at all, `stop` takes everything away.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        identity: NodeIdentity,
+        link: LinkOwner,
+        underlay: Underlay,
+        changed: Callable[[], None],
+    ) -> None:
+        """changed: called when anything that the bus publishes may be different.
+
+        Raises ConfigError: the settings ask for what the node's certificate does not allow.
+        """
+        self.name = name
+        self.state = TunnelState.STARTING
+        self.settings = settings
+        self.counters = Counters()
+        self.since = time.time()
+        self.host_config: HostConfig | None = None
+        self.refusals: Sequence[str] = ()
+        self._identity = identity
+        self._link = link
+        self._underlay = underlay
+        self._changed = changed
+        self._security = SecurityLog(time.monotonic)
+        self._routes = OverlayRoutes(
+            identity.member,
+            static=[(route.prefix, route.node) for route in settings.overlay.static_routes],
+            default_gateway=settings.overlay.default_gateway,
+        )
+        self._endpoint = AioquicEndpoint(
+            self._bind_address(),
+            certificate=identity.certificate,
+            key=identity.key.private,
+            trust=identity.trust,
+            counters=self.counters,
+            mark=UNDERLAY_MARK,
+            hello=lambda: self._mesh.hello(),
+        )
+        self._mesh = Mesh(
+            identity.member,
+            self._endpoint,
+            self._routes,
+            instance=os.urandom(8),
+            entropy=SystemRandom(),
+            clock=time.monotonic,
+            changed=self._wake,
+            security=self._security,
+        )
+        self._serve()
+        self._device: Device | None = None
+        self._dirty = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._settled_by = 0.0
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring the tunnel up. Raises HostError; then nothing of it is left."""
+        try:
+            await self._endpoint.open(self._mesh)
+            await self._underlay.open()
+            self.host_config = self._desired()
+            self._device = await self._link.attach(self.host_config)
+            forwarder = Forwarder(
+                self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
+            )
+            self._mesh.start(forwarder, self.settings.overlay.peers)
+            self._device.start(forwarder.outbound)
+            await self._link.apply(self.host_config)
+        except BaseException:
+            await self.stop()
+            raise
+        self._settled_by = time.monotonic() + SETTLE_TIME
+        self.state = TunnelState.RUNNING
+        self._spawn(self._follow())
+        self._spawn(self._watch_underlay())
+        self._spawn(self._settle())
+
+    async def stop(self) -> None:
+        """Take the tunnel down: peers told, device and routes gone, socket closed. Idempotent."""
+        self.state = TunnelState.STOPPING
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self._mesh.close()
+        await self._endpoint.close()
+        if self._device is not None:
+            self._device.close()
+        for part in (self._link.remove, self._underlay.close):
+            await self._quietly(part())
+
+    async def reload(self, settings: Settings) -> None:
+        """Use other settings from now on, where a running tunnel can.
+
+        Raises ConfigError: what differs needs the tunnel to go down and up again.
+        """
+        fixed = (
+            ("network.name", self.settings.network.name, settings.network.name),
+            ("network.tun_name", self.settings.network.tun_name, settings.network.tun_name),
+            ("network.netns", self.settings.network.netns, settings.network.netns),
+            ("discovery.dht_port", self.settings.discovery.dht_port, settings.discovery.dht_port),
+        )
+        for field, old, new in fixed:
+            if old != new:
+                raise ConfigError(f"{field}: {new!r} needs the tunnel to go down and up again")
+        before, self.settings = self.settings, settings
+        try:
+            self._serve()
+        except ConfigError:
+            self.settings = before
+            raise
+        self._mesh.want_configured(settings.overlay.peers)
+        self._wake()
+
+    # -- what the bus publishes --------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tunnel runs and each configured peer has been tried once."""
+        return self.state is TunnelState.RUNNING and (
+            self._mesh.peers.settled() or time.monotonic() >= self._settled_by
+        )
+
+    @property
+    def network(self) -> str:
+        """Name of the network."""
+        return self.settings.network.name or self.name
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node."""
+        return self._identity.member.node_id
+
+    @property
+    def node_name(self) -> str:
+        """This node's name, as its certificate says."""
+        return self._identity.member.name
+
+    @property
+    def listen_port(self) -> int:
+        """The UDP port that is bound."""
+        return self._endpoint.local_address.port
+
+    @property
+    def link(self) -> LinkOwnerName:
+        """Who owns the link."""
+        return LinkOwnerName(self._link.name)
+
+    @property
+    def peer_count(self) -> int:
+        """How many peers there are."""
+        return len(self._peers())
+
+    @property
+    def route_count(self) -> int:
+        """How many candidates the routing table holds."""
+        return len(report.routes(self._mesh))
+
+    def peers(self, start: int, count: int) -> Sequence[PeerStatus]:
+        """Return at most count peers from the start-th on, by name, then id."""
+        return self._peers()[start : start + count]
+
+    def routes(self, start: int, count: int) -> Sequence[RouteStatus]:
+        """Return at most count routes from the start-th on, by prefix, then preference."""
+        return report.routes(self._mesh)[start : start + count]
+
+    async def lookup(self, address: Address) -> LookupResult:
+        """Say where packets to address go."""
+        return report.lookup(self._mesh, address, asked=False)
+
+    async def ping(self, node: str) -> PingResult:
+        """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
+        member = self._mesh.find(node)
+        if member.node_id == self.node_id:
+            raise ConfigError(f"node {node!r} is this node itself")
+        rtt = await self._mesh.ping(member.node_id, PING_PATIENCE)
+        connection = self._mesh.peers.active(member.node_id)
+        return PingResult(
+            node_id=str(member.node_id),
+            name=member.name,
+            rtt=rtt,
+            address=None if connection is None else str(connection.remote),
+        )
+
+    async def policy_test(
+        self, source: str, destination: Address, protocol: str, port: int | None
+    ) -> PolicyVerdict:
+        """Say what the policy in force does with a packet. Raises ConfigError."""
+        del destination, protocol, port
+        self._mesh.find(source)
+        return PolicyVerdict(allowed=True, reason="no policy file: members reach what is routed")
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _peers(self) -> list[PeerStatus]:
+        offset = time.time() - time.monotonic()
+        return report.peers(self._mesh, lambda monotonic: monotonic + offset)
+
+    def _bind_address(self) -> UnderlayAddress:
+        discovery = self.settings.discovery
+        host = "::" if discovery.listen_address is None else str(discovery.listen_address)
+        return UnderlayAddress(host, discovery.dht_port)
+
+    def _serve(self) -> None:
+        """Say to the overlay what the settings make this node serve. Raises ConfigError."""
+        member, settings = self._identity.member, self.settings
+        for key, prefixes in (
+            ("advertise-subnets", settings.network.advertise_subnets),
+            ("forward-subnets", settings.overlay.forward_subnets),
+        ):
+            for prefix in prefixes:
+                if not member.covers(prefix):
+                    covered = ", ".join(map(str, member.prefixes)) or "none"
+                    raise ConfigError(
+                        f"{key}: {prefix} is not among the prefixes that the certificate of "
+                        f"{member.name} covers ({covered}); have it signed with --prefix {prefix}"
+                    )
+        self._mesh.serve(
+            settings.network.advertise_subnets,
+            settings.overlay.forward_subnets,
+            gateway=settings.node.role is Role.GATEWAY,
+            mtu=self._mtu(),
+        )
+
+    def _mtu(self) -> int:
+        configured = self.settings.network.mtu
+        return configured or min(MTU_CEILING, self._underlay.mtu - OVERHEAD)
+
+    def _desired(self) -> HostConfig:
+        """Return what the OS is to have now, and note what was refused."""
+        settings, member = self.settings, self._identity.member
+        choice = RouteChoice(
+            automatic=settings.discovery.routes == "auto",
+            only=_listed(settings.discovery.routes),
+            accepted=settings.discovery.accept_conflicts,
+        )
+        connections = self._mesh.peers.connections().values()
+        found = host_routes(
+            self._routes.best(),
+            choice,
+            self._underlay.connected,
+            [connection.remote.ip for connection in connections],
+        )
+        self.refusals = found.refusals
+        full = None
+        if settings.full_tunnel:
+            full = FullTunnel(UNDERLAY_MARK, FULL_TUNNEL_TABLE, FULL_TUNNEL_PRIORITY)
+        return HostConfig(
+            device=settings.network.tun_name,
+            mtu=self._mtu(),
+            addresses=tuple(_interface(address) for address in member.addresses),
+            prefixes=found.prefixes,
+            dns=Dns(
+                settings.network.dns,
+                settings.network.dns_domains,
+                default_route=settings.full_tunnel,
+            ),
+            full_tunnel=full,
+            gateway=self._gateway(),
+            netns=settings.network.netns,
+        )
+
+    def _gateway(self) -> Address | None:
+        """Return the underlay address that NetworkManager wants a host route to.
+
+        The host's own default gateway where there is one: it is on the link already, so the
+        route says nothing new, and it does not tie the tunnel to one of many peers.
+        """
+        if self._underlay.default_gateway is not None:
+            return self._underlay.default_gateway
+        for connection in self._mesh.peers.connections().values():
+            return connection.remote.ip
+        for peer in self.settings.overlay.peers:
+            if peer.endpoint.ip is not None:
+                return peer.endpoint.ip
+        return next(iter(self._underlay.addresses), None)
+
+    def _wake(self) -> None:
+        self._dirty.set()
+
+    async def _follow(self) -> None:
+        """Bring the OS to each new desired state, one at a time, and tell the bus."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            desired = self._desired()
+            if desired != self.host_config:
+                self.host_config = desired
+                try:
+                    await self._link.apply(desired)
+                except HostError as error:
+                    log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
+                    self.refusals = (*self.refusals, str(error))
+            self._changed()
+
+    async def _watch_underlay(self) -> None:
+        async for _ in self._underlay.changes():
+            log.info("tunnel %s: the host's network changed", self.name)
+            self._serve()
+            self._mesh.underlay_changed()
+            self._wake()
+
+    async def _settle(self) -> None:
+        """Publish `ready` when its time has come even if no peer ever answers."""
+        await asyncio.sleep(SETTLE_TIME)
+        self._changed()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except QuicEtherError as error:
+                log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
+
+        self._tasks.append(asyncio.get_running_loop().create_task(guarded()))
+
+    async def _quietly(self, work: Awaitable[None]) -> None:
+        """Go on taking down whatever one part says."""
+        try:
+            await work
+        except QuicEtherError as error:
+            log.warning("tunnel %s: while taking it down: %s", self.name, error)
+
+
+def _interface(address: Address) -> Interface:
+    """Return an overlay address as the device has it: alone, without a network around it."""
+    if isinstance(address, IPv6Address):
+        return IPv6Interface((address, 128))
+    return IPv4Interface((address, 32))
+
+
+def _listed(routes: str | tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    return routes if isinstance(routes, tuple) else ()
