@@ -15,6 +15,7 @@ from quicether.errors import HostError
 
 DAEMON: Final = "org.freedesktop.DBus"
 DAEMON_PATH: Final = "/org/freedesktop/DBus"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 CALL_TIMEOUT: Final = 10.0
 """Seconds that a call may take where nothing else is said."""
 

@@ -28,7 +28,11 @@ from quicether_nm.states import Signal
 ByteOrder = Literal["little", "big"]
 
 DUMMY_GATEWAY: Final = IPv4Address("192.0.0.8")
-"""The IPv4 dummy address (RFC 7600): stands for the gateway that a mesh does not have."""
+"""The IPv4 dummy address (RFC 7600), for Config's gateway where the service names none.
+
+NetworkManager refuses a Config without a gateway, and puts a host route to it on the parent device.
+That must not be a peer, which may well be reached over another link; to this address none goes.
+"""
 
 _T = TypeVar("_T")
 
@@ -60,23 +64,49 @@ class NetworkConfig:
     ip6: Dictionary | None
     left_out: tuple[str, ...] = ()
 
+    def following(self, previous: NetworkConfig | None) -> NetworkConfig:
+        """Return what to tell while previous is in force.
+
+        NetworkManager 1.42 never takes a family back from an active VPN: neither has-ip6=false nor
+        an empty dictionary nor a reconnect removes anything. Routes of a family that ended would
+        stay, so it is told once more, with its address and nothing else.
+        """
+        if previous is None:
+            return self
+        ip4 = self.ip4 or _bare(previous.ip4)
+        ip6 = self.ip6 or _bare(previous.ip6)
+        config = {
+            **self.config,
+            "has-ip4": Typed("b", ip4 is not None),
+            "has-ip6": Typed("b", ip6 is not None),
+        }
+        return NetworkConfig(config, ip4, ip6, self.left_out)
+
     def signals_since(self, previous: NetworkConfig | None) -> dict[Signal, Dictionary]:
         """Return the dictionaries to send, given what was sent before.
 
         Config comes only where it changed, and then with every family that it announces, because
         NetworkManager waits for them again.
         """
-        config_changed = previous is None or previous.config != self.config
         everything = {
             Signal.CONFIG: (self.config, previous and previous.config),
             Signal.IP4_CONFIG: (self.ip4, previous and previous.ip4),
             Signal.IP6_CONFIG: (self.ip6, previous and previous.ip6),
         }
+        config_changed = previous is None or previous.config != self.config
         return {
             signal: now
             for signal, (now, before) in everything.items()
             if now is not None and (config_changed or now != before)
         }
+
+
+def _bare(family: Dictionary | None) -> Dictionary | None:
+    """Return the family with its address and without routes and name servers."""
+    if family is None:
+        return None
+    kept = {key: family[key] for key in ("address", "prefix", "never-default")}
+    return {**kept, "routes": Typed(family["routes"].signature, [])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +115,7 @@ class _Desired:
 
     device: str
     mtu: int
+    gateway: Address
     addresses: tuple[Interface, ...]
     prefixes: tuple[Prefix, ...]
     dns_servers: tuple[Address, ...]
@@ -127,7 +158,7 @@ def network_config(
         )
     config: Dictionary = {
         "tundev": Typed("s", desired.device),
-        "gateway": Typed("u", _ipv4_number(DUMMY_GATEWAY, byteorder)),
+        "gateway": _gateway(desired.gateway, byteorder),
         "mtu": Typed("u", desired.mtu),
         "has-ip4": Typed("b", families[4] is not None),
         "has-ip6": Typed("b", families[6] is not None),
@@ -183,6 +214,12 @@ def _family(
     return family
 
 
+def _gateway(address: Address, byteorder: ByteOrder) -> Typed:
+    if isinstance(address, IPv4Address):
+        return Typed("u", _ipv4_number(address, byteorder))
+    return Typed("ay", address.packed)
+
+
 def _ipv4_number(address: IPv4Address, byteorder: ByteOrder) -> int:
     """Return the address as NetworkManager has it: network-order bytes read in host order."""
     return int.from_bytes(address.packed, byteorder)
@@ -204,11 +241,26 @@ def _parse(host_config: Mapping[str, object]) -> _Desired:
     return _Desired(
         device=device,
         mtu=mtu,
+        gateway=_parse_gateway(host_config.get(HostConfigKey.GATEWAY, "")),
         addresses=_parsed(host_config, HostConfigKey.ADDRESSES, ip_interface),
         prefixes=_parsed(host_config, HostConfigKey.PREFIXES, ip_network),
         dns_servers=_parsed(host_config, HostConfigKey.DNS_SERVERS, ip_address),
         dns_domains=domains,
     )
+
+
+def _parse_gateway(text: object) -> Address:
+    if text == "":
+        return DUMMY_GATEWAY
+    try:
+        address = ip_address(str(text))
+    except ValueError as error:
+        raise BadHostConfigError(f"HostConfig {HostConfigKey.GATEWAY} {text!r}: {error}") from None
+    if address.is_unspecified:
+        raise BadHostConfigError(
+            f"HostConfig {HostConfigKey.GATEWAY} {text!r} is no host's address"
+        )
+    return address
 
 
 def _texts(host_config: Mapping[str, object], key: HostConfigKey) -> tuple[str, ...]:

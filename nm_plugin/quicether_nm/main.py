@@ -16,7 +16,7 @@ from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 
 from quicether.errors import HostError, QuicEtherError
 from quicether_nm.busclient import watch_name
-from quicether_nm.interface import BUS_NAME, PATH, PluginInterface, send
+from quicether_nm.interface import BUS_NAME, PluginInterface, send
 from quicether_nm.journal import JournalHandler, start_logging
 from quicether_nm.plugin import Plugin
 from quicether_nm.service import Service
@@ -86,7 +86,7 @@ async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool
         on_state=idle.on_state,
         on_profile=on_profile,
     )
-    bus.export(PATH, PluginInterface(plugin))
+    PluginInterface(bus, plugin)
     await service.watch()
     # Started in NetworkManager's unit with KillMode=process, we outlive it.
     await watch_name(bus, NETWORK_MANAGER, stop.set)

@@ -128,7 +128,7 @@ class Plugin:
         try:
             network = network_config(
                 self._service.host_config, ipv4=profile.ipv4, ipv6=profile.ipv6
-            )
+            ).following(self._sent)
         except BadHostConfigError as error:
             # NetworkManager would end a working connection for it.
             if self._sent is None:

@@ -14,12 +14,11 @@ from dbus_next.signature import Variant
 from quicether.bus import contract
 from quicether.bus.contract import ErrorName, How, LinkOwnerName, TunnelState
 from quicether.errors import ConfigError, HostError, TrustError, UnreachableError
-from quicether_nm.busclient import CallError, add_match, call, plain, watch_name
+from quicether_nm.busclient import PROPERTIES, CallError, add_match, call, plain, watch_name
 from quicether_nm.profile import Profile
 
 log = logging.getLogger(__name__)
 
-PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 FOLLOWED: Final = frozenset({"State", "Ready", "HostConfig"})
 """Properties of a tunnel that matter here; the lists of peers and routes do not."""

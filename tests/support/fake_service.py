@@ -37,7 +37,7 @@ HOST_CONFIG: Final[Mapping[str, Variant]] = {
     HostConfigKey.DNS_DOMAINS.value: Variant("as", []),
     HostConfigKey.DNS_DEFAULT.value: Variant("b", False),
     HostConfigKey.FULL_TUNNEL.value: Variant("b", False),
-    HostConfigKey.GATEWAY.value: Variant("s", ""),
+    HostConfigKey.GATEWAY.value: Variant("s", "192.0.2.2"),
 }
 """What a tunnel wants of the OS at first."""
 
