@@ -17,7 +17,7 @@ from quicether.config.load import load, stored_file
 from quicether.config.settings import Settings
 from quicether.daemon.links import link_owner
 from quicether.daemon.tunnel import Tunnel
-from quicether.errors import ConfigError, QuicEtherError
+from quicether.errors import ConfigError, HostError, QuicEtherError
 from quicether.host.monitor import Underlay
 from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
 
@@ -38,6 +38,7 @@ class Tunnels:
         self._failures: OrderedDict[str, str] = OrderedDict()
         self._locks: dict[str, asyncio.Lock] = {}
         self._changed: Callable[[], None] = lambda: None
+        self._stopping: set[asyncio.Task[None]] = set()
 
     @property
     def tunnels(self) -> Mapping[str, TunnelView]:
@@ -111,7 +112,9 @@ class Tunnels:
         underlay = Underlay(own_device=settings.network.tun_name)
         owner = request.owner or LinkOwnerName(settings.network.link)
         link = await link_owner(owner)
-        tunnel = Tunnel(name, settings, identity, link, underlay, self._changed)
+        tunnel = Tunnel(
+            name, settings, identity, link, underlay, lambda: self._changed(), self._lost
+        )
         self._tunnels[name] = tunnel
         try:
             await tunnel.start()
@@ -120,6 +123,13 @@ class Tunnels:
             raise
         log.info("tunnel %s is up as %s (%s)", name, tunnel.node_name, tunnel.node_id)
         return tunnel
+
+    def _lost(self, tunnel: Tunnel, error: HostError) -> None:
+        """Take a tunnel down whose device was taken away."""
+        self._note_failure(tunnel.name, error)
+        task = asyncio.get_running_loop().create_task(self._stop(tunnel))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
 
     async def _stop(self, tunnel: Tunnel) -> None:
         self._changed()

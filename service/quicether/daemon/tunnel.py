@@ -58,9 +58,11 @@ class Tunnel:
         link: LinkOwner,
         underlay: Underlay,
         changed: Callable[[], None],
+        lost: Callable[[Tunnel, HostError], None],
     ) -> None:
         """changed: called when anything that the bus publishes may be different.
 
+        lost: called when the device was taken away while the tunnel runs.
         Raises ConfigError: the settings ask for what the node's certificate does not allow.
         """
         self.name = name
@@ -74,6 +76,7 @@ class Tunnel:
         self._link = link
         self._underlay = underlay
         self._changed = changed
+        self._lost = lost
         self._security = SecurityLog(time.monotonic)
         self._routes = OverlayRoutes(
             identity.member,
@@ -118,7 +121,7 @@ class Tunnel:
                 self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
             )
             self._mesh.start(forwarder, self.settings.overlay.peers)
-            self._device.start(forwarder.outbound)
+            self._device.start(forwarder.outbound, lambda error: self._lost(self, error))
             await self._link.apply(self.host_config)
         except BaseException:
             await self.stop()

@@ -1,0 +1,288 @@
+"""Nodes find each other, learn each other's prefixes, and pass packets: over a fake endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import ip_address, ip_network
+from random import Random
+
+import pytest
+
+from quicether.config.values import HostPort, PeerAddress
+from quicether.counters import Counters
+from quicether.dataplane.forwarder import Forwarder
+from quicether.dataplane.packet import PacketView
+from quicether.errors import ConfigError, QuicEtherError, UnreachableError
+from quicether.model import (
+    DropReason,
+    Member,
+    NextHop,
+    NodeId,
+    PeerState,
+    Prefix,
+    UnderlayAddress,
+)
+from quicether.overlay.mesh import Mesh
+from quicether.overlay.routes import OverlayRoutes
+from support.fake_device import FakeDevice
+from support.fake_endpoint import FakeEndpoint, FakeUnderlay
+from support.packets import ipv4
+
+LAN = ip_network("192.168.1.0/24")
+OTHER_LAN = ip_network("192.168.2.0/24")
+FOREIGN = ip_network("172.16.0.0/12")
+
+
+class FakeSecurity:
+    """Implements SecurityEvents by keeping what it is told."""
+
+    def __init__(self) -> None:
+        self.errors: list[QuicEtherError] = []
+        self.spoofers: list[Member | None] = []
+        self.prefixes: list[Prefix] = []
+
+    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
+        self.errors.append(error)
+
+    def spoofed(self, member: Member | None, packet: PacketView) -> None:
+        self.spoofers.append(member)
+
+    def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
+        self.prefixes += prefixes
+
+
+class Node:
+    """One node of the overlay, on a fake underlay."""
+
+    def __init__(self, underlay: FakeUnderlay, number: int, *prefixes: Prefix) -> None:
+        self.address = UnderlayAddress(f"192.0.2.{number}", 9000)
+        self.member = Member(
+            NodeId(bytes([number]) * 20),
+            f"node{number}",
+            b"",
+            (ip_address(f"100.64.0.{number}"),),
+            prefixes,
+        )
+        self.counters = Counters()
+        self.device = FakeDevice()
+        self.security = FakeSecurity()
+        self.changes = 0
+        self.endpoint = FakeEndpoint(
+            underlay, self.address, self.member, lambda: self.mesh.hello(), self.counters
+        )
+        self.routes = OverlayRoutes(self.member)
+        self.mesh = Mesh(
+            self.member,
+            self.endpoint,
+            self.routes,
+            instance=bytes([number]),
+            entropy=Random(number),
+            clock=asyncio.get_running_loop().time,
+            changed=self._changed,
+            security=self.security,
+        )
+        self.mesh.serve(prefixes)
+
+    async def start(self, *peers: Node, named: str | None = None) -> None:
+        await self.endpoint.open(self.mesh)
+        clock = asyncio.get_running_loop().time
+        forwarder = Forwarder(self.device, self.counters, self.mesh.snapshot(), clock, self.mesh)
+        self.device.start(forwarder.outbound)
+        self.mesh.start(
+            forwarder,
+            [PeerAddress(HostPort(peer.address.host, peer.address.port), named) for peer in peers],
+        )
+
+    async def stop(self) -> None:
+        await self.mesh.close()
+        await self.endpoint.close()
+
+    def reaches(self, other: Node) -> bool:
+        return self.mesh.peers.active(other.member.node_id) is not None
+
+    def hop(self, address: str) -> NextHop | None:
+        return self.routes.fib.lookup(ip_address(address).packed)
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Give the event loop turns until condition holds, two seconds at most."""
+    async with asyncio.timeout(2):
+        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
+            await asyncio.sleep(0)
+
+
+def play(scene: Callable[[Node, Node], Awaitable[None]]) -> None:
+    """Run a scene of two nodes; a is told of b, b of nobody."""
+
+    async def run() -> None:
+        underlay = FakeUnderlay()
+        a, b = Node(underlay, 1, OTHER_LAN), Node(underlay, 2, LAN)
+        try:
+            await scene(a, b)
+        finally:
+            await a.stop()
+            await b.stop()
+
+    asyncio.run(run())
+
+
+async def join(a: Node, b: Node) -> None:
+    await b.start()
+    await a.start(b)
+    await until(lambda: a.reaches(b) and b.reaches(a))
+    await until(lambda: a.hop("192.168.1.9") and b.hop("192.168.2.9"))
+    await asyncio.sleep(0)  # what was learned is published at the end of the turn
+
+
+def test_prefixes_of_a_connected_peer_lead_to_it() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        assert a.hop("192.168.1.9") == NextHop.to_node(b.member.node_id)
+        assert b.hop("100.64.0.1") == NextHop.to_node(a.member.node_id)
+        assert a.hop("172.16.0.1") is None
+
+    play(scene)
+
+
+def test_a_packet_crosses_and_its_answer_comes_back() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        asked = ipv4("100.64.0.1", "192.168.1.9", b"ask")
+        answered = ipv4("192.168.1.9", "100.64.0.1", b"answer")
+        a.device.feed(asked)
+        await until(lambda: b.device.written)
+        b.device.feed(answered)
+        await until(lambda: a.device.written)
+        assert (b.device.written, a.device.written) == ([asked], [answered])
+
+    play(scene)
+
+
+def test_a_prefix_announced_later_appears_and_one_withdrawn_goes() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        b.mesh.serve([])
+        await until(lambda: a.hop("192.168.1.9") is None)
+        b.mesh.serve([LAN])
+        await until(lambda: a.hop("192.168.1.9") is not None)
+
+    play(scene)
+
+
+def test_what_a_certificate_does_not_cover_is_no_route_and_a_security_event() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        b.mesh.serve([LAN, FOREIGN])
+        await until(lambda: a.security.prefixes)
+        assert a.security.prefixes == [FOREIGN]
+        assert a.hop("172.16.0.1") is None
+        assert a.hop("192.168.1.9") is not None
+
+    play(scene)
+
+
+def test_a_source_that_is_not_the_peers_gets_nothing_through() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        a.endpoint.connections[0].send_packets([ipv4("172.16.0.1", "192.168.1.9")])
+        await until(lambda: b.security.spoofers)
+        assert b.security.spoofers == [a.member]
+        assert b.device.written == []
+        assert b.counters.drops[DropReason.SPOOFED_SOURCE] == 1
+
+    play(scene)
+
+
+def test_both_connecting_at_once_end_in_one_connection() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await asyncio.gather(a.start(b), b.start(a))
+        await until(lambda: a.reaches(b) and b.reaches(a))
+        await until(lambda: len(a.endpoint.connections) == len(b.endpoint.connections) == 1)
+        (kept,) = a.endpoint.connections
+        assert kept.initiated, "the lower node's connection is kept"
+
+    play(scene)
+
+
+def test_the_prefixes_of_a_lost_peer_stay_and_count_as_unreachable() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        a.endpoint.underlay.cut(a.address, b.address)
+        await until(lambda: not a.reaches(b))
+        assert a.hop("192.168.1.9") == NextHop.to_node(b.member.node_id)
+        (target,) = a.mesh.peers.targets()
+        assert a.mesh.peers.state(target) is PeerState.UNREACHABLE
+
+    play(scene)
+
+
+def test_a_changed_underlay_probes_paths_and_tries_again_at_once() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await a.start(b)
+        await until(lambda: a.mesh.peers.settled())
+        await b.start()
+        a.mesh.underlay_changed()
+        await until(lambda: a.reaches(b))
+        assert a.endpoint.probes == 1
+
+    play(scene)
+
+
+def test_a_peer_of_another_name_is_refused() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await b.start()
+        await a.start(b, named="somebody")
+        await until(lambda: a.mesh.peers.settled())
+        (target,) = a.mesh.peers.targets()
+        assert a.mesh.peers.state(target) is PeerState.REFUSED
+        assert a.hop("192.168.1.9") is None
+
+    play(scene)
+
+
+def test_a_ping_measures_the_way_and_back() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        assert await a.mesh.ping(b.member.node_id, 1.0) >= 0.0
+        with pytest.raises(UnreachableError, match="not connected"):
+            await a.mesh.ping(NodeId(bytes(20)), 1.0)
+
+    play(scene)
+
+
+def test_a_node_is_found_by_name_by_id_and_by_the_beginning_of_it() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        for reference in ("node2", str(b.member.node_id), "0202020202"):
+            assert a.mesh.find(reference) == b.member
+        with pytest.raises(ConfigError, match="'nobody' is not known"):
+            a.mesh.find("nobody")
+
+    play(scene)
+
+
+def test_a_peer_that_is_no_longer_configured_is_no_longer_tried() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await a.start(b)
+        await until(lambda: a.mesh.peers.settled())
+        a.mesh.want_configured([])
+        assert a.mesh.peers.targets() == ()
+
+    play(scene)
+
+
+def test_a_burst_of_announcements_is_published_once() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        before = a.changes
+        for number in range(50):
+            b.mesh.serve([LAN] if number % 2 else [])
+        await until(lambda: a.changes > before)
+        assert a.changes - before <= 2
+        assert a.hop("192.168.1.9") is not None
+
+    play(scene)
