@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from struct import pack, unpack
+from typing import Any
 
 
 def internet_checksum(data: bytes) -> int:
@@ -69,7 +70,7 @@ def ipv6(
     )
 
 
-def ip(source: str, destination: str, payload: bytes = b"", **fields: int) -> bytes:
+def ip(source: str, destination: str, payload: bytes = b"", **fields: Any) -> bytes:
     """A packet of whichever version the addresses are."""
     build = ipv6 if ":" in source else ipv4
     return build(source, destination, payload, **fields)

@@ -101,6 +101,9 @@ class Rtnetlink:
         silent = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
         with _asking(f"link {index}", 6):
             await self._route.link("set", index=index, IFLA_AF_SPEC=silent)
+        for address in await self._all_addresses(index):
+            if address.version == 6 and address.is_link_local:
+                await self.delete_address(index, address)
 
     async def move_link(self, index: int, namespace: str) -> None:
         """Move a link into a named network namespace, where it arrives switched off."""
@@ -112,13 +115,16 @@ class Rtnetlink:
             os.close(descriptor)
 
     async def addresses(self, index: int) -> frozenset[Interface]:
-        """Return the addresses of a link, link-local ones not included."""
+        """Return the addresses of a link, IPv6 link-local ones not included."""
+        found = await self._all_addresses(index)
+        return frozenset(one for one in found if one.version == 4 or not one.is_link_local)
+
+    async def _all_addresses(self, index: int) -> list[Interface]:
         with _asking("addresses"):
-            found = {
+            return [
                 ip_interface((_address_of(message), message["prefixlen"]))
                 async for message in await self._route.addr("dump", index=index)
-            }
-        return frozenset(interface for interface in found if not interface.is_link_local)
+            ]
 
     async def add_address(self, index: int, address: Interface) -> None:
         """Put an address on a link without duplicate address detection: nobody shares it."""
