@@ -27,7 +27,7 @@ from quicether.overlay.mesh import Mesh
 from quicether.overlay.routes import OverlayRoutes
 from support.fake_device import FakeDevice
 from support.fake_endpoint import FakeEndpoint, FakeUnderlay
-from support.packets import ipv4
+from support.packets import ipv4, udp
 
 LAN = ip_network("192.168.1.0/24")
 OTHER_LAN = ip_network("192.168.2.0/24")
@@ -188,7 +188,7 @@ def test_what_a_certificate_does_not_cover_is_no_route_and_a_security_event() ->
 def test_a_source_that_is_not_the_peers_gets_nothing_through() -> None:
     async def scene(a: Node, b: Node) -> None:
         await join(a, b)
-        a.endpoint.connections[0].send_packets([ipv4("172.16.0.1", "192.168.1.9")])
+        a.endpoint.connections[0].send_packets([ipv4("172.16.0.1", "192.168.1.9", udp(1, 2))])
         await until(lambda: b.security.spoofers)
         assert b.security.spoofers == [a.member]
         assert b.device.written == []
