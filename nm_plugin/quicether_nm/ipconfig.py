@@ -80,7 +80,11 @@ class NetworkConfig:
             "has-ip4": Typed("b", ip4 is not None),
             "has-ip6": Typed("b", ip6 is not None),
         }
-        return NetworkConfig(config, ip4, ip6, self.left_out)
+        left_out = self.left_out
+        if _name_servers(self) != _name_servers(previous):
+            # 1.42 hands them to the resolver when it activates the connection, and never again.
+            left_out += ("changed name servers: NetworkManager may want a new activation",)
+        return NetworkConfig(config, ip4, ip6, left_out)
 
     def signals_since(self, previous: NetworkConfig | None) -> dict[Signal, Dictionary]:
         """Return the dictionaries to send, given what was sent before.
@@ -99,6 +103,11 @@ class NetworkConfig:
             for signal, (now, before) in everything.items()
             if now is not None and (config_changed or now != before)
         }
+
+
+def _name_servers(network: NetworkConfig) -> list[object]:
+    families = (network.ip4 or {}, network.ip6 or {})
+    return [family.get(key) for family in families for key in ("dns", "domains")]
 
 
 def _bare(family: Dictionary | None) -> Dictionary | None:

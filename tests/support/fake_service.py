@@ -182,8 +182,14 @@ class FakeService:
         self.bus.unexport(contract.tunnel_path(name))
 
     def change(self, name: str, host_config: Mapping[str, Variant]) -> None:
-        """Want something else of the OS: the entries of host_config replace their like."""
-        tunnel = self.tunnels[name]
+        """Want something else of the OS: the entries of host_config replace their like.
+
+        A tunnel that is not up wants it when it comes up.
+        """
+        tunnel = self.tunnels.get(name)
+        if tunnel is None:
+            self.host_config |= host_config
+            return
         tunnel.host_config |= host_config
         tunnel.emit_properties_changed({"HostConfig": tunnel.host_config})
 

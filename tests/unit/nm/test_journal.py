@@ -1,0 +1,59 @@
+"""Log records on their way to journald."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from quicether_nm.journal import JournalHandler, encode_field, leads_to_journal
+
+
+def test_a_field_of_one_line_and_one_of_several() -> None:
+    assert encode_field("MESSAGE", "a=b") == b"MESSAGE=a=b\n"
+    assert encode_field("MESSAGE", "a\nb") == b"MESSAGE\n\3\0\0\0\0\0\0\0a\nb\n"
+
+
+def test_a_sentence_cannot_forge_a_field() -> None:
+    data = encode_field("MESSAGE", "x\nPRIORITY=0")
+    assert data == b"MESSAGE\n\x0c\0\0\0\0\0\0\0x\nPRIORITY=0\n"
+
+
+def test_a_record_is_marked_with_the_profile_it_is_about(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(path))
+        journald.settimeout(5)
+        handler = JournalHandler(path)
+        handler.handle(_record(logging.WARNING, "no peer is reached yet"))
+        handler.connection = "5f9c3a52"
+        handler.handle(_record(logging.ERROR, "the port %d is taken", 9000))
+        handler.close()
+        first, second = (journald.recv(65536).decode().splitlines() for _ in range(2))
+    assert "MESSAGE=no peer is reached yet" in first
+    assert "PRIORITY=4" in first
+    assert not any(line.startswith("NM_CONNECTION") for line in first)
+    assert "MESSAGE=the port 9000 is taken" in second
+    assert "PRIORITY=3" in second
+    assert "NM_CONNECTION=5f9c3a52" in second
+    assert "SYSLOG_IDENTIFIER=nm-quicether-service" in second
+
+
+def test_without_journald_there_is_no_handler(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        JournalHandler(tmp_path / "socket")
+
+
+def test_only_the_stream_that_systemd_named_leads_to_the_journal() -> None:
+    with Path(os.devnull).open("w") as stream:
+        status = os.fstat(stream.fileno())
+        assert leads_to_journal(stream.fileno(), f"{status.st_dev}:{status.st_ino}")
+        assert not leads_to_journal(stream.fileno(), "1:2")
+        assert not leads_to_journal(stream.fileno(), None)
+
+
+def _record(level: int, message: str, *args: object) -> logging.LogRecord:
+    return logging.LogRecord("quicether_nm", level, __file__, 1, message, args, None)
