@@ -31,7 +31,7 @@ from quicether.identity.keys import parse_private_pem, parse_public_key, private
 from quicether.identity.names import check_network_name, check_node_name
 from quicether.identity.revocation import RevocationList
 from quicether.identity.trust import authority_network_id
-from quicether.model import Address, NodeId, Prefix
+from quicether.model import NODE_ID_BYTES, Address, NodeId, Prefix
 
 AUTHORITY_CERTIFICATE: Final = "authority.crt"
 AUTHORITY_KEY: Final = "authority.key"
@@ -39,6 +39,8 @@ ISSUED: Final = "issued.json"
 REVOKED: Final = "revoked.crl"
 DEFAULT_VALIDITY: Final = timedelta(days=365)
 MAX_VALIDITY: Final = timedelta(days=3650)
+_NOBODY: Final = NodeId(bytes(NODE_ID_BYTES))
+"""Stands for a node whose key is not known yet."""
 _SMALLEST_POOL: Final = 30
 """Longest prefix length of an address pool: two usable addresses."""
 
@@ -172,6 +174,24 @@ class Authority:
             )
             book.save(self.directory / ISSUED)
         return certificate
+
+    def check_grant(
+        self,
+        name: str,
+        addresses: Iterable[Address],
+        prefixes: Iterable[Prefix],
+        groups: Iterable[str],
+        validity: timedelta,
+    ) -> None:
+        """Check that a node that nobody knows yet could be certified so, now.
+
+        Raises ConfigError: it could not, see `sign`; IdentityError: the book cannot be read.
+        """
+        _check_validity(validity)
+        book = self.book()
+        _refuse_strangers(book, _NOBODY, None, check_node_name(name))
+        chosen = self._addresses(book, _NOBODY, None, tuple(addresses))
+        Grant(name, chosen, tuple(prefixes), frozenset(groups))
 
     def renew(self, node_id: NodeId, now: datetime, validity: timedelta) -> x509.Certificate:
         """Certify a node again with the name, addresses, prefixes and groups that it has.
