@@ -227,7 +227,7 @@ class AioquicConnection:
     def ended(self, ending: Ending) -> None:
         """Report what came of the connection."""
         was, self._state = self._state, State.CLOSED
-        error = self._error or _error_of(ending, self._session.remote)
+        error = self._error or error_of(ending, self._session.remote)
         self._requests.end(str(error))
         events = self._node.events
         if was is State.OPEN:
@@ -298,7 +298,7 @@ class AioquicConnection:
         return await self._node.events.request(self, body)
 
 
-def _error_of(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
+def error_of(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
     """Say in our own kinds of error why a session ended."""
     reason = f": {ending.reason}" if ending.reason else ""
     if ending.application:

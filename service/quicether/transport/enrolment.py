@@ -1,0 +1,251 @@
+"""Machines without a certificate ask for one: one bounded request, one answer (`ENROL_ALPN`).
+
+The client shows no certificate and is nobody. It checks the server's through what it was told
+beforehand (a code, a fingerprint), sends its request on the first stream and reads the answer from
+there. What is in them belongs to whoever hands out certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+from cryptography import x509
+
+from quicether.counters import Counters
+from quicether.errors import ProtocolError, QuicEtherError, TrustError, UnreachableError
+from quicether.model import DropReason, UnderlayAddress
+from quicether.transport.carrier import UdpCarrier
+from quicether.transport.connection import error_of
+from quicether.transport.endpoint import ENROL_ALPN, CloseCode, EndpointEvents, EnrolHandler
+from quicether.transport.engine import CONTROL_STREAM, Engine
+from quicether.transport.session import Ending, Session
+from quicether.transport.tls import configuration, peer_certificate
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST: Final = 16_384
+"""Largest request for a certificate, in bytes."""
+MAX_ANSWER: Final = 65_536
+"""Largest answer to one, in bytes."""
+MAX_ENROLLING: Final = 8
+"""Machines that are served at one time."""
+TRIES_A_SECOND: Final = 1.0
+TRIES_AT_ONCE: Final = 10
+"""Requests answered in a burst; after that as many as `TRIES_A_SECOND`."""
+ANSWER_TIMEOUT: Final = 15.0
+"""Seconds from the end of the handshake to the end of the connection."""
+
+_SERVED: Final = "served"
+
+
+class EnrolmentDesk:
+    """Bounds how many strangers are served, at one time and by the second."""
+
+    def __init__(
+        self, handler: EnrolHandler, events: EndpointEvents, counters: Counters, now: float
+    ) -> None:
+        self.handler = handler
+        self.events = events
+        self.counters = counters
+        self._tries = float(TRIES_AT_ONCE)
+        self._counted_at = now
+        self._serving: set[EnrolmentServer] = set()
+
+    def admit(self, server: EnrolmentServer, now: float) -> bool:
+        """Tell whether server may go on; it calls `leave` in the end."""
+        earned = (now - self._counted_at) * TRIES_A_SECOND
+        self._tries = min(float(TRIES_AT_ONCE), self._tries + earned)
+        self._counted_at = now
+        if self._tries < 1 or len(self._serving) >= MAX_ENROLLING:
+            self.counters.drop(DropReason.RPC_LIMITED)
+            return False
+        self._tries -= 1
+        self._serving.add(server)
+        return True
+
+    def leave(self, server: EnrolmentServer) -> None:
+        """Make room for the next one."""
+        self._serving.discard(server)
+
+
+class EnrolmentServer:
+    """The role of a session of a machine that asks for a certificate."""
+
+    def __init__(self, session: Session, desk: EnrolmentDesk, clock: Callable[[], float]) -> None:
+        self.deadline: float | None = clock() + ANSWER_TIMEOUT
+        self._session = session
+        self._desk = desk
+        self._clock = clock
+        self._body = bytearray()
+        self._task: asyncio.Task[None] | None = None
+
+    def established(self, protocol: str | None) -> None:
+        """Let the machine speak if there is room for it."""
+        if not self._desk.admit(self, self._clock()):
+            self._close(CloseCode.REFUSED, "too many machines ask to join; try again later")
+
+    def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """Gather the request."""
+        if stream_id != CONTROL_STREAM or self._task is not None:
+            self._close(CloseCode.PROTOCOL, "one request is answered")
+            return
+        self._body += data
+        if len(self._body) > MAX_REQUEST:
+            self._close(CloseCode.PROTOCOL, f"a request has at most {MAX_REQUEST} bytes")
+        elif end:
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._answer(bytes(self._body)))
+
+    def stream_reset(self, stream_id: int) -> None:
+        """The machine does not want its answer any more."""
+        self._close(CloseCode.DONE, "given up")
+
+    def packets(self, packets: list[bytes]) -> bool:
+        """A stranger has no packets for us."""
+        self._desk.counters.drop(DropReason.MALFORMED, len(packets))
+        return True
+
+    def path_changed(self) -> None:
+        """Nothing depends on it."""
+
+    def on_deadline(self, now: float) -> None:
+        """The machine took too long."""
+        self._close(CloseCode.DONE, "too slow")
+
+    def ended(self, ending: Ending) -> None:
+        """Make room for the next one."""
+        self._desk.leave(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _answer(self, body: bytes) -> None:
+        remote = self._session.remote
+        try:
+            answer = await self._desk.handler.enrol(remote, body)
+        except TrustError as error:
+            self._desk.events.refused(remote, error)
+            self._close(CloseCode.REFUSED, "the request is refused")
+        except QuicEtherError as error:
+            log.warning("enrolment of %s failed: %s", remote, error)
+            self._close(CloseCode.DONE, "the request cannot be answered now")
+        except Exception:
+            log.exception("enrolment of %s failed", remote)
+            self._close(CloseCode.DONE, "the request cannot be answered now")
+        else:
+            if not self._session.closed:
+                self._session.send_stream(CONTROL_STREAM, answer, end=True)
+
+    def _close(self, code: CloseCode, reason: str) -> None:
+        self._session.close(code, reason, self._clock())
+
+
+class EnrolmentClient:
+    """The role of the session of a machine that asks for a certificate.
+
+    answer: what came of it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        body: bytes,
+        check_server: Callable[[x509.Certificate], None],
+        carrier: UdpCarrier,
+    ) -> None:
+        self.deadline: float | None = None
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._session = session
+        self._body = body
+        self._check_server = check_server
+        self._carrier = carrier
+        self._received = bytearray()
+
+    def established(self, protocol: str | None) -> None:
+        """Check whom we speak to before a byte of the request goes out."""
+        certificate = peer_certificate(self._session.engine.tls)
+        try:
+            if certificate is None:
+                raise TrustError(f"{self._session.remote} showed no certificate")
+            self._check_server(certificate)
+        except QuicEtherError as error:
+            self._fail(error)
+            return
+        self._session.send_stream(CONTROL_STREAM, self._body, end=True)
+
+    def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
+        """Gather the answer."""
+        self._received += data
+        if stream_id != CONTROL_STREAM or len(self._received) > MAX_ANSWER:
+            self._fail(ProtocolError(f"{self._session.remote} answers with something else"))
+        elif end and not self.answer.done():
+            self.answer.set_result(bytes(self._received))
+            self._session.close(CloseCode.DONE, _SERVED, self._carrier.now())
+
+    def stream_reset(self, stream_id: int) -> None:
+        """The server does not answer."""
+        self._fail(UnreachableError(f"{self._session.remote} does not answer the request"))
+
+    def packets(self, packets: list[bytes]) -> bool:
+        """A server has no packets for us."""
+        self._carrier.counters.drop(DropReason.MALFORMED, len(packets))
+        return True
+
+    def path_changed(self) -> None:
+        """Nothing depends on it."""
+
+    def on_deadline(self, now: float) -> None:
+        """There is none: whoever waits for the answer has one."""
+
+    def ended(self, ending: Ending) -> None:
+        """Without an answer by now there will be none."""
+        if not self.answer.done():
+            self.answer.set_exception(_refusal(ending, self._session.remote))
+
+    def _fail(self, error: QuicEtherError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+        self._session.close(CloseCode.REFUSED, "not accepted", self._carrier.now())
+
+
+async def enrol(
+    address: UnderlayAddress,
+    body: bytes,
+    timeout: float,
+    check_server: Callable[[x509.Certificate], None],
+    mark: int | None = None,
+) -> bytes:
+    """Send one request to the node at address, as nobody, and return its answer.
+
+    timeout: seconds for all of it. check_server: raises TrustError for a certificate that is not
+    the right node's; it is called before a byte of body goes out. mark: SO_MARK of the packets.
+    Raises UnreachableError: no answer in time; TrustError: refused, by either side; ProtocolError:
+    the body or the answer is too large, or the node does not take requests; HostError: no socket.
+    """
+    if len(body) > MAX_REQUEST:
+        raise ProtocolError(f"a request of {len(body)} bytes; at most {MAX_REQUEST} are allowed")
+    anywhere = "::" if ip_address(address.host).version == 6 else "0.0.0.0"  # noqa: S104
+    carrier = UdpCarrier(UnderlayAddress(anywhere, 0), counters=Counters(), mark=mark)
+    try:
+        remote = carrier.socket.socket_address(address)
+        settings = configuration(is_client=True, protocols=[ENROL_ALPN], certificate=None, key=None)
+        engine = Engine(configuration=settings)
+        session = Session(engine, carrier, remote, initiated=True, now=carrier.now())
+        session.role = role = EnrolmentClient(session, body, check_server, carrier)
+        engine.connect(remote, carrier.now())
+        carrier.add(session, engine.connection_ids)
+        async with asyncio.timeout(timeout):
+            return await role.answer
+    except TimeoutError:
+        raise UnreachableError(f"no answer from {address} within {timeout:g} s") from None
+    finally:
+        carrier.close("done")
+
+
+def _refusal(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
+    if ending.application and ending.code == CloseCode.REFUSED:
+        return TrustError(f"{remote} refuses: {ending.reason}")
+    return error_of(ending, remote)
