@@ -1,8 +1,8 @@
 """Reads messages off the bus so that no client can hurt the service.
 
 dbus-next parses whatever arrives. Measured against 0.2.3: a message of an unknown type ends the
-connection, every new signature stays in a cache for ever, and a dictionary of 30 MB keeps the
-event loop busy for half a minute. So the header is read first, and a body only where it is small
+connection, every new signature stays in a cache for ever, and a dictionary of 36 MB keeps the
+event loop busy for four seconds. So the header is read first, and a body only where it is small
 and of a signature that the API knows. This is the one place that uses dbus-next's private parts;
 pyproject.toml pins its minor version.
 """
