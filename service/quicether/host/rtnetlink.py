@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any, Final, Self
@@ -33,7 +34,33 @@ _NONE_IF_UNSET = 0xFFFFFFFF
 _NAMESPACES = Path("/run/netns")
 _IPV6_OFF = frozenset((errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT))
 """What the kernel answers where IPv6 is off by sysctl, by boot option or not built in."""
+_NO_WAY = _IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
+"""No route, an unreachable, prohibited or blackhole one, or no IPv6 at all."""
+_UP = 0x1
+_LOOPBACK = 0x8
 _GONE = frozenset((errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL))
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A link as the kernel tells of it. mtu: bytes."""
+
+    index: int
+    name: str
+    mtu: int
+    up: bool
+    loopback: bool
+    addresses: tuple[Interface, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A routing decision. index: of the link. mtu: bytes where the route knows one."""
+
+    index: int
+    source: Address | None
+    gateway: Address | None
+    mtu: int | None
 
 
 class Ipv6Off(HostError):
@@ -72,6 +99,49 @@ class Rtnetlink:
                     return None
                 raise
         return int(found[0]["index"])
+
+    async def links(self) -> list[LinkInfo]:
+        """Return every link with its addresses."""
+        with _asking("links"):
+            messages = [message async for message in await self._route.link("dump")]
+        with _asking("addresses"):
+            owners = [
+                (message["index"], _interface_of(message))
+                async for message in await self._route.addr("dump")
+            ]
+        return [
+            LinkInfo(
+                message["index"],
+                message.get_attr("IFLA_IFNAME"),
+                message.get_attr("IFLA_MTU"),
+                bool(message["flags"] & _UP),
+                bool(message["flags"] & _LOOPBACK),
+                tuple(address for index, address in owners if index == message["index"]),
+            )
+            for message in messages
+        ]
+
+    async def way_to(self, destination: Address, mark: int) -> Way | None:
+        """Return how the kernel sends a packet with a mark to destination, None where it cannot."""
+        with _asking(f"route to {destination}"):
+            try:
+                (found, *_) = await self._route.route(
+                    "get",
+                    family=FAMILIES[destination.version],
+                    dst=str(destination),
+                    **({"mark": mark} if mark else {}),
+                )
+            except NetlinkError as refusal:
+                if refusal.code in _NO_WAY:
+                    return None
+                raise
+        metrics = found.get_attr("RTA_METRICS")
+        return Way(
+            found.get_attr("RTA_OIF"),
+            _address_or_none(found.get_attr("RTA_PREFSRC")),
+            _address_or_none(found.get_attr("RTA_GATEWAY")),
+            None if metrics is None else metrics.get_attr("RTAX_MTU"),
+        )
 
     async def make_tun(self, name: str) -> None:
         """Make a TUN device without packet information header."""
@@ -122,7 +192,7 @@ class Rtnetlink:
     async def _all_addresses(self, index: int) -> list[Interface]:
         with _asking("addresses"):
             return [
-                ip_interface((_address_of(message), message["prefixlen"]))
+                _interface_of(message)
                 async for message in await self._route.addr("dump", index=index)
             ]
 
@@ -231,9 +301,14 @@ def _rule_fields(rule: KernelRule) -> dict[str, Any]:
     return fields
 
 
-def _address_of(message: Any) -> Address:
+def _interface_of(message: Any) -> Interface:
     # IFA_LOCAL is the own end where IFA_ADDRESS names the other (linux/if_addr.h).
-    return ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+    address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return ip_interface((address, message["prefixlen"]))
+
+
+def _address_or_none(text: str | None) -> Address | None:
+    return None if text is None else ip_address(text)
 
 
 def _prefix_of(message: Any) -> Prefix:

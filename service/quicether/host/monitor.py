@@ -1,0 +1,152 @@
+"""Notices when the host's own network changes: another uplink, address or route."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+from quicether.errors import HostError
+from quicether.host.kernel_state import PROTOCOL
+from quicether.host.underlay import Underlay, read_underlay
+
+log = logging.getLogger(__name__)
+
+SETTLE: Final = 0.3
+"""Seconds from the first event to the report: an uplink that changes sends a dozen events."""
+_GROUPS: Final = (
+    rtnl.RTMGRP_LINK
+    | rtnl.RTMGRP_IPV4_IFADDR
+    | rtnl.RTMGRP_IPV6_IFADDR
+    | rtnl.RTMGRP_IPV4_ROUTE
+    | rtnl.RTMGRP_IPV6_ROUTE
+)
+_READS: Final = 64
+_BUFFER: Final = 65536
+
+
+class UnderlayMonitor:
+    """Watches rtnetlink and reports a change once it has settled.
+
+    The overlay's own devices and routes do not count. A link or address event counts only where
+    addresses or gateways differ afterwards (a wireless link talks all the time); a route event
+    always does, because any route may be a peer's.
+    """
+
+    def __init__(
+        self,
+        changed: Callable[[Underlay], None],
+        own: Callable[[str], bool],
+        *,
+        mark: int = 0,
+        settle: float = SETTLE,
+    ) -> None:
+        """Report to changed. own, mark: as for `read_underlay`. settle: seconds."""
+        self._changed = changed
+        self._own = own
+        self._mark = mark
+        self._settle = settle
+        self._socket: socket.socket | None = None
+        self._marshal = MarshalRtnl()
+        self._own_indexes: set[int] = set()
+        self._rerouted = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self.underlay = Underlay()
+
+    async def start(self) -> Underlay:
+        """Begin to watch and return what is there now. Raises HostError."""
+        try:
+            watching = socket.socket(
+                socket.AF_NETLINK,
+                socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+                socket.NETLINK_ROUTE,
+            )
+            self._socket = watching
+            watching.bind((0, _GROUPS))
+            self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
+        except OSError as refusal:
+            self.close()
+            raise HostError(f"the kernel's network events: {refusal.strerror}") from refusal
+        asyncio.get_running_loop().add_reader(watching.fileno(), self._read, watching)
+        try:
+            self.underlay = await read_underlay(self._own, self._mark)
+        except HostError:
+            self.close()
+            raise
+        return self.underlay
+
+    def close(self) -> None:
+        """Stop watching. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reading is not None:
+            self._reading.cancel()
+        self._timer = self._reading = None
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _read(self, watching: socket.socket) -> None:
+        for _ in range(_READS):
+            try:
+                data = watching.recv(_BUFFER)
+            except BlockingIOError:
+                return
+            except OSError as failure:
+                if failure.errno != errno.ENOBUFS:
+                    raise
+                # The kernel dropped events because we were slow: anything may have changed.
+                self._rerouted = True
+                self._schedule()
+                return
+            for message in self._marshal.parse(data):
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        kind = message["header"]["type"]
+        if kind in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE):
+            if message["proto"] == PROTOCOL or message.get_attr("RTA_OIF") in self._own_indexes:
+                return
+            self._rerouted = True
+        elif kind in (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK):
+            if self._own(message.get_attr("IFLA_IFNAME")):
+                change = self._own_indexes.add if kind == rtnl.RTM_NEWLINK else self._forget
+                change(message["index"])
+                return
+        elif message["index"] in self._own_indexes:
+            return
+        self._schedule()
+
+    def _forget(self, index: int) -> None:
+        self._own_indexes.discard(index)
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._settle, self._begin_report)
+
+    def _begin_report(self) -> None:
+        self._timer = None
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._report())
+        else:
+            self._schedule()
+
+    async def _report(self) -> None:
+        rerouted, self._rerouted = self._rerouted, False
+        try:
+            now = await read_underlay(self._own, self._mark)
+        except HostError as failure:
+            log.warning("the host's network changed, but cannot be read: %s", failure)
+            return
+        if rerouted or now != self.underlay:
+            self.underlay = now
+            self._changed(now)
