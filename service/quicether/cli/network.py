@@ -238,7 +238,7 @@ def _show(arguments: argparse.Namespace) -> int:
         raise IdentityError(f"network {store.name} is not on this machine ({store.directory})")
     answer = _summary(store, now)
     lines = [f"{label}: {_shown(answer[key])}" for key, label in _SHOWN.items() if answer.get(key)]
-    if store.has_authority:
+    if store.may_certify:
         nodes = _nodes(store.authority(now))
         answer["nodes"] = nodes
         lines.append("nodes:")

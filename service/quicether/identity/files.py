@@ -56,15 +56,16 @@ def make_directory(path: Path, mode: int, owner: Owner | None = None) -> None:
 
     Raises IdentityError: it cannot be made, or something that is no folder is in its place.
     """
+    if not os.path.lexists(path.parent):
+        make_directory(path.parent, 0o755)
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             path.mkdir(mode=mode)
         except FileExistsError:
             with _directory(path):
                 return
         with _directory(path) as folder:
-            os.fchmod(folder, mode)
+            os.fchmod(folder, mode)  # whatever the umask of whoever typed the command
             if owner is not None and os.geteuid() == 0:
                 os.fchown(folder, owner.uid, owner.gid)
     except OSError as error:
@@ -138,15 +139,21 @@ def read_private(
 def locked(directory: Path) -> Iterator[None]:
     """Keep other processes that also lock directory out until the block ends.
 
-    Raises IdentityError: the folder cannot be opened.
+    The lock is a file of its owner's alone: a lock on the folder itself could be taken, and
+    held for ever, by anybody who may read the folder.
+    Raises IdentityError: the lock cannot be opened.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(_directory(directory))
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        except OSError as error:
-            raise IdentityError(f"cannot lock folder {directory}: {error.strerror}") from error
+    path = directory / ".lock"
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.open(path, flags, PRIVATE_MODE)
+    except OSError as error:
+        raise IdentityError(f"cannot lock {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _read(path: Path, what: str, limit: int, private_to: Collection[int]) -> bytes:

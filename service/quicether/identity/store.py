@@ -100,6 +100,11 @@ class NetworkStore:
         """Whether this machine holds the authority's key."""
         return (self.directory / AUTHORITY_KEY).exists()
 
+    @property
+    def may_certify(self) -> bool:
+        """Whether this machine holds the authority's key and this user may read it."""
+        return os.access(self.directory / AUTHORITY_KEY, os.R_OK, effective_ids=True)
+
     def node_key(self) -> NodeKey:
         """Return this machine's key, made now if there is none yet. Raises IdentityError."""
         owner = files.Owner.service()

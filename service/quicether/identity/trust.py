@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from cryptography import x509
 
-from quicether.errors import TrustError
+from quicether.errors import ConfigError, TrustError
 from quicether.identity import certificates
 from quicether.identity.addresses import derived_addresses
 from quicether.identity.names import check_network_name, check_node_name
@@ -129,13 +129,15 @@ class PinnedTrust:
         network: str,
         names: Mapping[NodeId, str] | None = None,
     ) -> None:
-        """Raises ConfigError: network or one of names is malformed."""
+        """Raises ConfigError: network or one of names is malformed, or a name comes twice."""
         self.network = check_network_name(network)
         self._network_id = pinned_network_id(network)
         self._members: dict[NodeId, tuple[str, tuple[Address, ...], tuple[Prefix, ...]]] = {}
         taken: set[IPv4Address] = set()
         for node_id in sorted(pins):
             name = check_node_name((names or {}).get(node_id, node_id.short))
+            if any(name == other for other, _, _ in self._members.values()):
+                raise ConfigError(f"two pinned nodes are called {name}; give each its own name")
             addresses = derived_addresses(node_id, self._network_id, taken)
             taken.add(addresses[0])
             self._members[node_id] = (name, addresses, tuple(pins[node_id]))

@@ -236,12 +236,14 @@ def test_files_have_the_right_modes(run: Run, tmp_path: Path) -> None:
         if path.is_file()
     }
     assert modes == {
+        "home/etc/networks/home/.lock": 0o600,
         "home/etc/networks/home/authority.crt": 0o644,
         "home/etc/networks/home/authority.key": 0o600,
         "home/etc/networks/home/issued.json": 0o600,
         "home/etc/networks/home/node.crt": 0o644,
         "home/var/home/node.key": 0o600,
         "laptop.pem": 0o644,
+        "laptop/etc/networks/home/.lock": 0o600,
         "laptop/etc/networks/home/authority.crt": 0o644,
         "laptop/etc/networks/home/node.crt": 0o644,
         "laptop/var/home/node.key": 0o600,

@@ -29,6 +29,7 @@ def mode(path: Path) -> int:
 def test_secrets_are_roots_alone(authority: Authority) -> None:
     folder = authority.directory
     assert {entry.name: mode(entry) for entry in folder.iterdir()} == {
+        ".lock": 0o600,
         "authority.crt": 0o644,
         "authority.key": 0o600,
         "issued.json": 0o600,

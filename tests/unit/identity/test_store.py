@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from ipaddress import ip_network
@@ -16,6 +18,7 @@ from quicether.identity.authority import Authority
 from quicether.identity.certificates import Grant
 from quicether.identity.issuing import build_authority, build_node
 from quicether.identity.keys import NodeKey
+from quicether.identity.revocation import RevocationList
 from quicether.identity.store import NetworkStore, network_names, roots
 from quicether.identity.trust import AuthorityTrust
 
@@ -45,6 +48,51 @@ def test_key_is_private_and_certificate_public(member_store: NetworkStore) -> No
     assert stat.S_IMODE(member_store.key_path.stat().st_mode) == 0o600
     assert stat.S_IMODE(member_store.state_directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(member_store.certificate_path.stat().st_mode) == 0o644
+
+
+def test_public_files_are_public_under_any_umask(
+    make_store: Callable[..., NetworkStore], now: datetime
+) -> None:
+    store = make_store("strict")
+    before = os.umask(0o077)
+    try:
+        authority = Authority.create(store.directory, "home", now)
+        certificate = authority.sign(store.node_key().public_raw, "home", now=now)
+        store.install(certificate, authority.certificate, now)
+    finally:
+        os.umask(before)
+    for path in (store.etc, store.directory.parent, store.directory, store.var):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert stat.S_IMODE(store.certificate_path.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_service_reads_what_root_installed_but_not_the_authoritys_secrets(
+    now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quicether.identity.files.SERVICE_USER", "nobody")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to other users
+        Path(folder).chmod(0o755)
+        store = NetworkStore(Path(folder) / "etc", Path(folder) / "var", "home")
+        authority = Authority.create(store.directory, "home", now)
+        certificate = authority.sign(store.node_key().public_raw, "home", now=now)
+        store.install(certificate, authority.certificate, now)
+        assert store.may_certify
+        os.seteuid(pwd.getpwnam("nobody").pw_uid)
+        try:
+            assert store.load_identity(now).member.name == "home"
+            store.save_revocations(
+                RevocationList.sign(authority.key, authority.certificate, 1, {}, now)
+            )
+            assert not store.may_certify
+            with pytest.raises(
+                IdentityError, match=r"cannot read authority key .*: Permission denied"
+            ):
+                store.authority(now)
+            with pytest.raises(IdentityError, match=r"cannot lock .*: Permission denied"):
+                store.install(certificate, authority.certificate, now)
+        finally:
+            os.seteuid(0)
 
 
 def test_missing_certificate_tells_what_to_have_signed(

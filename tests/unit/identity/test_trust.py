@@ -300,6 +300,12 @@ def test_pinned_peer_has_the_name_that_its_pin_gives(now: datetime) -> None:
         PinnedTrust({key.node_id: ()}, "home", {key.node_id: "No Name"})
 
 
+def test_two_pins_of_one_name_are_refused() -> None:
+    names = {NodeKey.generate().node_id: "desk" for _ in range(2)}
+    with pytest.raises(ConfigError, match="two pinned nodes are called desk"):
+        PinnedTrust(dict.fromkeys(names, ()), "home", names)
+
+
 def test_key_that_is_not_pinned_is_refused(now: datetime) -> None:
     pinned, stranger = NodeKey.generate(), NodeKey.generate()
     trust = PinnedTrust({pinned.node_id: ()}, "home")
