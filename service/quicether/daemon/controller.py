@@ -18,7 +18,6 @@ from quicether.config.settings import Settings
 from quicether.daemon.links import link_owner
 from quicether.daemon.tunnel import Tunnel
 from quicether.errors import ConfigError, HostError, QuicEtherError
-from quicether.host.monitor import Underlay
 from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
 
 log = logging.getLogger(__name__)
@@ -109,12 +108,9 @@ class Tunnels:
                     "choose another name"
                 )
         identity = _identity(network, settings)
-        underlay = Underlay(own_device=settings.network.tun_name)
         owner = request.owner or LinkOwnerName(settings.network.link)
         link = await link_owner(owner)
-        tunnel = Tunnel(
-            name, settings, identity, link, underlay, lambda: self._changed(), self._lost
-        )
+        tunnel = Tunnel(name, settings, identity, link, lambda: self._changed(), self._lost)
         self._tunnels[name] = tunnel
         try:
             await tunnel.start()

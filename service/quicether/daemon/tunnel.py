@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from random import SystemRandom
 from typing import Final
 
@@ -19,10 +19,11 @@ from quicether.daemon import report
 from quicether.daemon.security import SecurityLog
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
-from quicether.errors import ConfigError, HostError, QuicEtherError
+from quicether.errors import ConfigError, HostError, QuicEtherError, UnreachableError
 from quicether.host.desired import Dns, FullTunnel, HostConfig
 from quicether.host.link import LinkOwner
-from quicether.host.monitor import Underlay
+from quicether.host.monitor import UnderlayMonitor
+from quicether.host.underlay import Underlay, path_to
 from quicether.identity.store import NodeIdentity
 from quicether.model import Address, Interface, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.desired import RouteChoice, host_routes
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 MTU_CEILING: Final = 1420
 OVERHEAD: Final = 80
 """Bytes that IP, UDP and QUIC put around a packet in the worst case."""
+DEVICE_FAMILY: Final = "quicether"
+"""How the names of the overlay's devices begin unless the user chose another."""
 SETTLE_TIME: Final = 2.5
 """Seconds after which a tunnel is ready, whether its peers have answered or not."""
 UNDERLAY_MARK: Final = 0x5145
@@ -56,7 +59,6 @@ class Tunnel:
         settings: Settings,
         identity: NodeIdentity,
         link: LinkOwner,
-        underlay: Underlay,
         changed: Callable[[], None],
         lost: Callable[[Tunnel, HostError], None],
     ) -> None:
@@ -74,7 +76,9 @@ class Tunnel:
         self.refusals: Sequence[str] = ()
         self._identity = identity
         self._link = link
-        self._underlay = underlay
+        self._underlay = Underlay()
+        self._monitor = UnderlayMonitor(self._underlay_changed, self._is_own, mark=UNDERLAY_MARK)
+        self._path_mtu = MTU_CEILING
         self._changed = changed
         self._lost = lost
         self._security = SecurityLog(time.monotonic)
@@ -102,10 +106,9 @@ class Tunnel:
             changed=self._wake,
             security=self._security,
         )
-        self._serve()
         self._device: Device | None = None
         self._dirty = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._settled_by = 0.0
 
     # -- life --------------------------------------------------------------------------------
@@ -114,7 +117,9 @@ class Tunnel:
         """Bring the tunnel up. Raises HostError; then nothing of it is left."""
         try:
             await self._endpoint.open(self._mesh)
-            await self._underlay.open()
+            self._underlay = await self._monitor.start()
+            await self._measure_mtu()
+            self._serve()
             self.host_config = self._desired()
             self._device = await self._link.attach(self.host_config)
             forwarder = Forwarder(
@@ -129,22 +134,24 @@ class Tunnel:
         self._settled_by = time.monotonic() + SETTLE_TIME
         self.state = TunnelState.RUNNING
         self._spawn(self._follow())
-        self._spawn(self._watch_underlay())
         self._spawn(self._settle())
 
     async def stop(self) -> None:
         """Take the tunnel down: peers told, device and routes gone, socket closed. Idempotent."""
         self.state = TunnelState.STOPPING
-        for task in self._tasks:
+        running = tuple(self._tasks)
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._mesh.close()
         await self._endpoint.close()
         if self._device is not None:
             self._device.close()
-        for part in (self._link.remove, self._underlay.close):
-            await self._quietly(part())
+        self._monitor.close()
+        try:
+            await self._link.remove()
+        except HostError as error:
+            log.warning("tunnel %s: while taking it down: %s", self.name, error)
 
     async def reload(self, settings: Settings) -> None:
         """Use other settings from now on, where a running tunnel can.
@@ -281,7 +288,7 @@ class Tunnel:
 
     def _mtu(self) -> int:
         configured = self.settings.network.mtu
-        return configured or min(MTU_CEILING, self._underlay.mtu - OVERHEAD)
+        return configured or self._path_mtu
 
     def _desired(self) -> HostConfig:
         """Return what the OS is to have now, and note what was refused."""
@@ -323,14 +330,15 @@ class Tunnel:
         The host's own default gateway where there is one: it is on the link already, so the
         route says nothing new, and it does not tie the tunnel to one of many peers.
         """
-        if self._underlay.default_gateway is not None:
-            return self._underlay.default_gateway
+        if self._underlay.gateways:
+            return self._underlay.gateways[0]
         for connection in self._mesh.peers.connections().values():
             return connection.remote.ip
         for peer in self.settings.overlay.peers:
             if peer.endpoint.ip is not None:
                 return peer.endpoint.ip
-        return next(iter(self._underlay.addresses), None)
+        own = sorted(str(address.ip) for _, address in self._underlay.addresses)
+        return ip_address(own[0]) if own else None
 
     def _wake(self) -> None:
         self._dirty.set()
@@ -350,11 +358,29 @@ class Tunnel:
                     self.refusals = (*self.refusals, str(error))
             self._changed()
 
-    async def _watch_underlay(self) -> None:
-        async for _ in self._underlay.changes():
-            log.info("tunnel %s: the host's network changed", self.name)
-            self._serve()
-            self._mesh.underlay_changed()
+    def _underlay_changed(self, underlay: Underlay) -> None:
+        log.info("tunnel %s: the host's network changed", self.name)
+        self._underlay = underlay
+        self._mesh.underlay_changed()
+        self._spawn(self._measure_mtu())
+        self._wake()
+
+    def _is_own(self, device: str) -> bool:
+        return device.startswith(DEVICE_FAMILY) or device == self.settings.network.tun_name
+
+    async def _measure_mtu(self) -> None:
+        """Let the device take what fits on the way to every peer whose address is known."""
+        found = MTU_CEILING
+        for peer in self.settings.overlay.peers:
+            if peer.endpoint.ip is None:
+                continue
+            try:
+                path = await path_to(peer.endpoint.ip, UNDERLAY_MARK)
+            except UnreachableError:
+                continue
+            found = min(found, path.mtu - OVERHEAD)
+        if found != self._path_mtu:
+            self._path_mtu = found
             self._wake()
 
     async def _settle(self) -> None:
@@ -369,14 +395,9 @@ class Tunnel:
             except QuicEtherError as error:
                 log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
 
-        self._tasks.append(asyncio.get_running_loop().create_task(guarded()))
-
-    async def _quietly(self, work: Awaitable[None]) -> None:
-        """Go on taking down whatever one part says."""
-        try:
-            await work
-        except QuicEtherError as error:
-            log.warning("tunnel %s: while taking it down: %s", self.name, error)
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _interface(address: Address) -> Interface:
