@@ -23,6 +23,8 @@ SERVICE_USER: Final = "quicether"
 """The user that the daemon runs as."""
 PRIVATE_MODE: Final = 0o600
 PUBLIC_MODE: Final = 0o644
+LOCK: Final = ".lock"
+"""Name of the file that `locked` locks."""
 MAX_FILE: Final = 1 << 20
 """Size in bytes above which a file is refused unread, where its reader sets no other bound."""
 
@@ -112,6 +114,17 @@ def create_file(path: Path, data: bytes, mode: int, owner: Owner | None = None) 
         raise IdentityError(f"cannot write {path}: {error.strerror}") from error
 
 
+def remove_file(path: Path) -> bool:
+    """Remove a file; tell whether it was there. Raises IdentityError: it cannot be removed."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise IdentityError(f"cannot remove {path}: {error.strerror}") from error
+    return True
+
+
 def read_public(path: Path, what: str, limit: int = MAX_FILE) -> bytes:
     """Return the content of a file that anybody may read.
 
@@ -143,7 +156,7 @@ def locked(directory: Path) -> Iterator[None]:
     held for ever, by anybody who may read the folder.
     Raises IdentityError: the lock cannot be opened.
     """
-    path = directory / ".lock"
+    path = directory / LOCK
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(path, flags, PRIVATE_MODE)

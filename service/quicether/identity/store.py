@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -225,6 +226,33 @@ class NetworkStore:
                 self.certificate_path, certificates.to_pem(certificate), files.PUBLIC_MODE
             )
         return member
+
+    def forget(self) -> bool:
+        """Remove this machine's key and certificates; tell whether there were any.
+
+        Raises IdentityError: the authority is here, and the network would end with its key; or
+        a file cannot be removed.
+        """
+        if self.has_authority:
+            raise IdentityError(
+                f"this machine is the authority of network {self.name}; to end the network, "
+                f"remove {self.directory} by hand"
+            )
+        found = False
+        # The certificate first: without it the daemon takes no part, whatever else is left.
+        for path in (
+            self.certificate_path,
+            self.directory / AUTHORITY_CERTIFICATE,
+            self.directory / REVOKED,
+            self.directory / files.LOCK,
+            self.key_path,
+            self.state_directory / REVOKED,
+        ):
+            found |= files.remove_file(path)
+        for folder in (self.directory, self.state_directory):
+            with contextlib.suppress(OSError):  # something of somebody else's is in it
+                folder.rmdir()
+        return found
 
     def load_revocations(self, authority: x509.Certificate) -> RevocationList | None:
         """Return the newest revocation list on this machine; None when there is none.

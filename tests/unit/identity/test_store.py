@@ -249,6 +249,25 @@ def test_two_pinned_machines_accept_each_other(
     assert one.trust.judge(two.certificate_der, now).addresses == two.member.addresses
 
 
+def test_member_forgets_a_network_and_leaves_nothing(
+    make_store: Callable[..., NetworkStore], authority: Authority, now: datetime
+) -> None:
+    laptop = make_store("laptop")
+    certificate = authority.sign(laptop.node_key().public_raw, "laptop", now=now)
+    laptop.install(certificate, authority.certificate, now)
+    laptop.save_revocations(RevocationList.sign(authority.key, authority.certificate, 1, {}, now))
+    assert laptop.forget()
+    assert not laptop.directory.exists()
+    assert not laptop.state_directory.exists()
+    assert not laptop.forget()
+
+
+def test_authority_is_not_forgotten(member_store: NetworkStore, now: datetime) -> None:
+    with pytest.raises(IdentityError, match="is the authority of network home"):
+        member_store.forget()
+    assert member_store.load_identity(now).member.name == "home"
+
+
 def test_network_name_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="network name"):
         NetworkStore(tmp_path, tmp_path, "../../etc")
