@@ -28,11 +28,27 @@ class CallError(HostError):
         self.name = name
 
 
+class BusEndedError(HostError):
+    """The connection to the bus has ended, and with it all that could be done on it."""
+
+
+async def send(bus: MessageBus, message: Message) -> None:
+    """Send a message that has no answer, and wait until the kernel has it.
+
+    dbus-next ends the connection when messages are queued faster than the socket takes them.
+    Raises BusEndedError.
+    """
+    try:
+        await bus.send(message)
+    except OSError as error:
+        raise BusEndedError(f"the connection to D-Bus ended: {error}") from error
+
+
 async def call(bus: MessageBus, message: Message, timeout: float = CALL_TIMEOUT) -> Message:
     """Send a method call and return its reply.
 
-    Raises CallError: it was answered with an error. HostError: no answer in timeout seconds, or
-    the bus is gone.
+    Raises CallError: it was answered with an error. HostError: no answer in timeout seconds.
+    BusEndedError.
     """
     what = f"{message.interface}.{message.member}"
     try:
@@ -40,9 +56,9 @@ async def call(bus: MessageBus, message: Message, timeout: float = CALL_TIMEOUT)
     except TimeoutError:
         raise HostError(f"{what} was not answered within {timeout:g} s") from None
     except (OSError, EOFError) as error:
-        raise HostError(f"{what}: the connection to D-Bus ended ({error})") from error
+        raise BusEndedError(f"{what}: the connection to D-Bus ended ({error})") from error
     if reply is None:
-        raise HostError(f"{what}: the connection to D-Bus ended")
+        raise BusEndedError(f"{what}: the connection to D-Bus ended")
     if reply.message_type is MessageType.ERROR:
         sentence = str(reply.body[0]) if reply.body else reply.error_name
         raise CallError(reply.error_name, sentence)

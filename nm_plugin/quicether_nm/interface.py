@@ -19,7 +19,7 @@ from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, Variant
 
 from quicether.errors import ConfigError, QuicEtherError
-from quicether_nm.busclient import PROPERTIES, plain
+from quicether_nm.busclient import PROPERTIES, BusEndedError, plain, send
 from quicether_nm.ipconfig import Typed
 from quicether_nm.states import IllegalTransitionError, Signal, State, VpnError
 
@@ -159,8 +159,12 @@ class PluginInterface:
 
     async def _answer(self, message: Message, method: _Method) -> None:
         reply = await self._reply(message, method)
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            await self._bus.send(reply)
+        if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            return
+        try:
+            await send(self._bus, reply)
+        except BusEndedError as error:
+            log.debug("no answer to %s: %s", message.member, error)
 
     async def _reply(self, message: Message, method: _Method) -> Message:
         """Run a method; whatever it raises becomes an error that NetworkManager knows."""
@@ -181,15 +185,12 @@ class PluginInterface:
         return Message.new_method_return(message, method.gives, body)
 
 
-async def send(bus: MessageBus, signal: Signal, argument: int | Mapping[str, Typed]) -> None:
-    """Send a signal and wait until the kernel has it.
-
-    dbus-next ends the connection when messages are queued faster than the socket takes them.
-    """
+async def send_signal(bus: MessageBus, signal: Signal, argument: int | Mapping[str, Typed]) -> None:
+    """Send a signal and wait until the kernel has it. Raises BusEndedError."""
     body: Any = argument
     if isinstance(argument, Mapping):
         body = {key: Variant(typed.signature, typed.value) for key, typed in argument.items()}
-    await bus.send(Message.new_signal(PATH, INTERFACE, signal.value, SIGNALS[signal], [body]))
+    await send(bus, Message.new_signal(PATH, INTERFACE, signal.value, SIGNALS[signal], [body]))
 
 
 def introspection() -> str:

@@ -16,7 +16,7 @@ from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 
 from quicether.errors import HostError, QuicEtherError
 from quicether_nm.busclient import watch_name
-from quicether_nm.interface import BUS_NAME, PluginInterface, send
+from quicether_nm.interface import BUS_NAME, PluginInterface, send_signal
 from quicether_nm.journal import JournalHandler, start_logging
 from quicether_nm.plugin import Plugin
 from quicether_nm.service import Service
@@ -82,7 +82,7 @@ async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool
     service = Service(bus)
     plugin = Plugin(
         service,
-        lambda name, argument: send(bus, name, argument),
+        lambda name, argument: send_signal(bus, name, argument),
         on_state=idle.on_state,
         on_profile=on_profile,
     )
@@ -97,7 +97,7 @@ async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
     if ended.done():
         stopped.cancel()
-        raise HostError(f"the connection to the system bus ended: {ended.exception()}")
+        raise HostError(f"the connection to the system bus ended: {ended.exception()!r}")
     await plugin.close()
     bus.disconnect()
     await asyncio.wait([ended])

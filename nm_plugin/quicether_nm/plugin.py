@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Final, Protocol
 
 from quicether.errors import IdentityError, QuicEtherError, TrustError
+from quicether_nm.busclient import BusEndedError
 from quicether_nm.ipconfig import BadHostConfigError, NetworkConfig, Typed, network_config
 from quicether_nm.profile import Connection, Profile, parse_profile
 from quicether_nm.states import Event, Failure, Signal, State, after
@@ -19,6 +20,9 @@ READY_PATIENCE: Final = 2.5
 
 The tunnel is up without one too, and `nmcli connection up` is to return within 5 s then.
 """
+
+CLOSE_PATIENCE: Final = 5.0
+"""Seconds that the program waits for the tunnel's end before it leaves the bus."""
 
 Argument = int | Mapping[str, Typed]
 Send = Callable[[Signal, Argument], Awaitable[None]]
@@ -47,8 +51,8 @@ class TunnelService(Protocol):
 class Plugin:
     """Walks the states of one connection at a time.
 
-    send: sends a signal to NetworkManager. on_state: told each new state. on_profile: told the
-    uuid of the profile that is connected from now on.
+    send: sends a signal to NetworkManager; raises BusEndedError. on_state: told each new state.
+    on_profile: told the uuid of the profile that is connected from now on.
     """
 
     def __init__(
@@ -83,34 +87,39 @@ class Plugin:
         profile = parse_profile(connection)
         self._sent = None
         await self._step(Event.CONNECT)
-        self._holding = asyncio.create_task(self._hold(profile))
+        self._holding = asyncio.create_task(_while_bus_lasts(self._hold(profile)))
 
     async def disconnect(self) -> None:
         """Begin to take the tunnel down. Raises IllegalTransitionError: not in this state."""
         await self._step(Event.DISCONNECT)
         if self._holding is not None:
             self._holding.cancel()
-        self._ending = asyncio.create_task(self._end())
+        self._ending = asyncio.create_task(_while_bus_lasts(self._end()))
 
     async def close(self) -> None:
-        """Leave no tunnel behind, whatever the state."""
+        """Leave no tunnel behind, whatever the state.
+
+        What takes longer than CLOSE_PATIENCE is left to the service: the tunnel is bound to us.
+        """
         if self._state in (State.STARTING, State.STARTED):
             await self.disconnect()
         tasks = [task for task in (self._holding, self._ending) if task is not None]
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=CLOSE_PATIENCE)
 
     async def _hold(self, profile: Profile) -> None:
         """Bring the tunnel up and follow its changes until it ends or the task is cancelled."""
         try:
             await self._service.up(profile)
-            if not await self._service.wait_ready(READY_PATIENCE):
+            if not await self._service.wait_ready(min(READY_PATIENCE, profile.timeout / 4)):
                 log.warning(
                     "%s: no peer is reached yet, the tunnel is up all the same", profile.ident
                 )
             while True:
                 await self._configure(profile)
                 await self._service.wait_change()
+        except BusEndedError:
+            raise
         except QuicEtherError as error:
             log.error("%s: %s", profile.ident, error)  # noqa: TRY400 - a sentence says it all
             await self._fail(_reason(error))
@@ -165,6 +174,14 @@ class Plugin:
             elif arguments is not None and signal in arguments:
                 await self._send(signal, arguments[signal])
         self._on_state(transition.state)
+
+
+async def _while_bus_lasts(work: Coroutine[None, None, None]) -> None:
+    """Do work; the end of the bus ends it, and the program says so in one place, `main`."""
+    try:
+        await work
+    except BusEndedError as error:
+        log.debug("%s", error)
 
 
 def _reason(error: QuicEtherError) -> Failure:

@@ -120,9 +120,15 @@ class Service:
         up, self._up = self._up, None
         if up is None:
             return
-        await asyncio.wait([up])
-        if self._vanished or up.exception() is not None:
-            return
+        if not up.done():
+            await self._ask_down()
+            await asyncio.wait([up], timeout=DOWN_TIMEOUT)
+            if not up.done():
+                raise HostError(f"the service is still bringing tunnel {self._name} up")
+        if not self._vanished and up.exception() is None:
+            await self._ask_down()
+
+    async def _ask_down(self) -> None:
         try:
             await self._call_manager("Down", "s", [self._name], DOWN_TIMEOUT)
         except CallError as error:

@@ -32,9 +32,9 @@ CONFIG_KEYS = {"tundev", "gateway", "mtu", "has-ip4", "has-ip6", "can-persist"}
 
 @dataclass
 class Bench:
-    """Everything of one test; plugin_output is what the plugin wrote to stderr so far."""
+    """Everything of one test. start_seconds: until the plugin owned its name."""
 
-    address: str
+    bus: PrivateBus
     networkmanager: FakeNetworkManager
     service: FakeService
     plugin: asyncio.subprocess.Process
@@ -60,26 +60,29 @@ def run(test: Callable[[Bench], Awaitable[None]], *arguments: str) -> None:
 
     async def main() -> None:
         with PrivateBus() as bus:
-            async with bench(bus.address, arguments) as it:
+            async with bench(bus, arguments) as it:
                 await test(it)
 
     asyncio.run(main())
 
 
 @asynccontextmanager
-async def bench(address: str, arguments: tuple[str, ...]) -> AsyncIterator[Bench]:
-    async with connection(address) as service_bus, connection(address) as networkmanager_bus:
+async def bench(bus: PrivateBus, arguments: tuple[str, ...]) -> AsyncIterator[Bench]:
+    async with (
+        connection(bus.address) as service_bus,
+        connection(bus.address) as networkmanager_bus,
+    ):
         service = FakeService(service_bus)
         await service.start()
         networkmanager = FakeNetworkManager(networkmanager_bus, PLUGIN)
         await networkmanager.start()
         start = time.monotonic()
-        plugin = await start_plugin(address, *arguments)
+        plugin = await start_plugin(bus.address, *arguments)
         try:
             await networkmanager.until(lambda entries: ("owned", PLUGIN) in entries)
             start_seconds = time.monotonic() - start
             networkmanager.entries.clear()
-            yield Bench(address, networkmanager, service, plugin, start_seconds)
+            yield Bench(bus, networkmanager, service, plugin, start_seconds)
         finally:
             if plugin.returncode is None:
                 plugin.kill()
@@ -250,8 +253,8 @@ def test_disconnect_while_the_service_is_still_at_it_leaves_no_tunnel() -> None:
         await it.networkmanager.call("Disconnect")
         it.service.gate.set()
         await it.networkmanager.until_state(6)
-        assert [member for member, _ in it.service.calls] == ["Up", "Down"]
         assert it.service.tunnels == {}
+        assert [member for member, _ in it.service.calls][-1] == "Down"
 
     run(test)
 
@@ -382,6 +385,30 @@ def test_networkmanager_that_vanishes_takes_tunnel_and_program_along() -> None:
     run(test)
 
 
+def test_a_service_that_hangs_does_not_hold_the_program() -> None:
+    async def test(it: Bench) -> None:
+        it.service.gate.clear()
+        await it.networkmanager.connect(profile())
+        await it.service.until(lambda: bool(it.service.calls))
+        it.networkmanager.bus.disconnect()
+        assert await asyncio.wait_for(it.plugin.wait(), 8) == 0
+
+    run(test)
+
+
+def test_the_end_of_the_bus_is_the_end_of_the_program() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.bus.kill()
+        assert await asyncio.wait_for(it.plugin.wait(), 5) == 1
+        output = await it.output()
+        assert "the connection to the system bus ended" in output
+        assert "Traceback" not in output
+
+    run(test)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_takes_the_tunnel_down(number: signal.Signals) -> None:
     async def test(it: Bench) -> None:
@@ -455,7 +482,7 @@ def test_signals_of_a_stranger_change_nothing() -> None:
         await it.networkmanager.connect(profile())
         await it.networkmanager.until_state(4)
         it.networkmanager.entries.clear()
-        async with connection(it.address) as stranger:
+        async with connection(it.bus.address) as stranger:
             for path, interface, member, signature, body in (
                 (
                     contract.tunnel_path("home"),
@@ -512,7 +539,7 @@ def test_state_is_a_property_and_introspection_names_every_signal() -> None:
 
 def test_a_second_plugin_of_the_same_name_is_refused_in_a_sentence() -> None:
     async def test(it: Bench) -> None:
-        second = await start_plugin(it.address)
+        second = await start_plugin(it.bus.address)
         _, stderr = await asyncio.wait_for(second.communicate(), 10)
         assert second.returncode == 1
         assert stderr.decode() == (

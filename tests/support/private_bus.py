@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -61,15 +62,20 @@ class PrivateBus:
             raise RuntimeError("dbus-daemon did not start")
         return self
 
+    def kill(self) -> None:
+        """End the daemon, and with it every connection."""
+        assert self._daemon is not None
+        self._daemon.terminate()
+        self._daemon.wait()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.kill()
         assert self._daemon is not None
-        self._daemon.terminate()
-        self._daemon.wait()
         assert self._daemon.stdout is not None
         self._daemon.stdout.close()
         self._directory.cleanup()
@@ -79,13 +85,14 @@ class PrivateBus:
 async def connection(address: str) -> AsyncIterator[MessageBus]:
     """Be connected to the bus at address."""
     bus = await MessageBus(address).connect()
+    ended = asyncio.ensure_future(bus.wait_for_disconnect())
     try:
         yield bus
     finally:
-        ended = asyncio.ensure_future(bus.wait_for_disconnect())
         if not ended.done():
             bus.disconnect()
-        await asyncio.wait([ended])
+        with contextlib.suppress(EOFError):
+            await ended
         # dbus-next leaves its socket to the garbage collector, which warns.
         bus._stream.close()
         bus._sock.close()
