@@ -309,3 +309,51 @@ def test_a_family_that_the_profile_does_not_want_is_left_out(laptop: Laptop) -> 
         laptop.nmcli("connection", "modify", "quicether", "ipv6.method", "auto")
     assert laptop.addresses() == {"100.64.0.1"}
     assert laptop.routes() == {"192.168.1.0/24"}
+
+
+def test_two_networks_at_once_have_a_process_each(laptop: Laptop) -> None:
+    laptop.nmcli("connection", "add", "type", "vpn", "con-name", "office")
+    laptop.nmcli("connection", "modify", "office", "vpn.data", "network=office")
+    try:
+        laptop.up()
+        for key, signature, value in (
+            ("device", "s", ["quicether1"]),
+            ("addresses", "as", ["1", "100.64.9.1/32"]),
+            ("prefixes", "as", ["1", "10.9.0.0/16"]),
+        ):
+            laptop.control("Change", "sa{sv}", "office", "1", key, signature, *value)
+        laptop.nmcli("connection", "up", "office")
+        routes = laptop.host.run(["ip", "route"]).stdout
+        assert "192.168.1.0/24 dev quicether0" in routes
+        assert "10.9.0.0/16 dev quicether1" in routes
+        laptop.nmcli("connection", "down", "office")
+        laptop.until(
+            lambda: "quicether1" not in laptop.host.run(["ip", "-br", "link"]).stdout, 5, "one gone"
+        )
+        assert laptop.active() == "activated"
+        assert laptop.routes() == {"192.168.1.0/24"}
+    finally:
+        laptop.nmcli("connection", "delete", "office")
+
+
+def test_a_persistent_vpn_survives_the_loss_of_its_link(laptop: Laptop) -> None:
+    laptop.nmcli("connection", "modify", "quicether", "vpn.persistent", "yes")
+    try:
+        laptop.up()
+        laptop.nmcli("connection", "down", "eth0")
+        assert laptop.active() == "activated"
+        laptop.nmcli("connection", "up", "eth0")
+        assert laptop.active() == "activated"
+        assert laptop.routes() == {"192.168.1.0/24"}
+        laptop.change("prefixes", "as", "1", "10.1.0.0/16")
+        laptop.until(lambda: laptop.routes() == {"10.1.0.0/16"}, 5, "the new route")
+    finally:
+        laptop.nmcli("connection", "modify", "quicether", "vpn.persistent", "no")
+
+
+def test_a_vpn_goes_down_with_its_link_and_comes_back_with_the_next_up(laptop: Laptop) -> None:
+    laptop.up()
+    laptop.nmcli("connection", "down", "eth0")
+    laptop.until(lambda: not laptop.leftovers(), 5, "nothing is left")
+    laptop.nmcli("connection", "up", "eth0")
+    laptop.up()
