@@ -22,6 +22,8 @@ MAX_FILE: Final = 1024 * 1024
 PREFIX: Final = "QUICETHER_"
 PLACES: Final = frozenset({"QUICETHER_ETC", "QUICETHER_VAR"})
 """Variables that say where a machine's files lie; no settings."""
+NOT_SETTINGS: Final = frozenset({"QUICETHER_ETC", "QUICETHER_VAR"})
+"""Variables of ours that say where files are (identity.store)."""
 _VARIABLES: Final = {option.variable: option for option in OPTIONS.values()}
 
 
@@ -33,9 +35,9 @@ class ConfigFile:
     text: str
 
 
-def stored_file(network: str | None) -> Path:
+def stored_file(network: str | None, directory: Path = CONFIG_DIR) -> Path:
     """Return where the configuration of `quicether@NETWORK` is; None is the default tunnel's."""
-    return CONFIG_DIR / (DEFAULT_FILE if network is None else f"{network}.toml")
+    return directory / (DEFAULT_FILE if network is None else f"{network}.toml")
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
