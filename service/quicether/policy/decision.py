@@ -1,0 +1,332 @@
+"""The policy on the packet's way: rules for the first packet of a flow, memory for the rest. Pure.
+
+Order of judgement: a flow that is known, then an ICMP error about one, then the rules. A rule that
+is asked allows the flow and its answers; a denial is remembered too, so that the rules and the
+audit trail see the first packet of a flood alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from quicether.dataplane.packet import PORT_PROTOCOLS, PacketView
+from quicether.model import Address, Member
+from quicether.policy.audit import Audit, protocol_label
+from quicether.policy.flows import (
+    MAX_FLOWS,
+    MAX_FLOWS_OF_INITIATOR,
+    REPORT_ACTIVE,
+    REPORT_IDLE,
+    Flow,
+    FlowKey,
+    FlowTable,
+    FragmentTable,
+    Half,
+    flow_key,
+    quoted_keys,
+)
+from quicether.policy.ruleset import ALLOWED_WITHOUT_POLICY, DENIED_BY_DEFAULT, Decision, RuleSet
+
+MAX_DENIED: Final = 4096
+"""Denied flows remembered; then the oldest is judged again."""
+DENIAL_REPEAT: Final = 60.0
+"""Seconds after which a denial that goes on is audited again."""
+EXPIRY_BATCH: Final = 1024
+"""Flows looked at by one call of `expire`."""
+_REDIRECTS: Final = frozenset(((4, 5), (6, 137)))
+"""ICMP redirects quote a packet like errors do, but change routes: they need a rule."""
+
+_LATER_FRAGMENT: Final = -1
+"""Stands for the port in the key of a denied fragment, which must not deny whole packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy does with a packet, for a person.
+
+    rule_id: of the rule that decided, or `default` or `no-policy`. sentence: says it in words.
+    """
+
+    allowed: bool
+    rule_id: str
+    sentence: str
+
+
+class _Denial:
+    """A denied flow. since: of the last audit record. repeats: packets denied after it."""
+
+    __slots__ = ("destination", "repeats", "rule_id", "rules", "since", "source")
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        source: Member | None,
+        destination: Member | None,
+        rule_id: str,
+        now: float,
+    ) -> None:
+        self.rules = rules
+        self.source = source
+        self.destination = destination
+        self.rule_id = rule_id
+        self.since = now
+        self.repeats = 0
+
+
+class Policy:
+    """Judges packets. A `dataplane.snapshot.PacketPolicy`.
+
+    One object for the life of a tunnel: `use` changes the rules below the flows, so that a flow
+    that they still allow goes on.
+    """
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        audit: Audit | None = None,
+        max_flows: int = MAX_FLOWS,
+        max_flows_of_initiator: int = MAX_FLOWS_OF_INITIATOR,
+    ) -> None:
+        self._rules = rules
+        self._audit = audit
+        self._flows = FlowTable(max_flows, max_flows_of_initiator)
+        self._halves = self._flows.halves
+        self._denied: OrderedDict[FlowKey, _Denial] = OrderedDict()
+        self._fragments = FragmentTable()
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self._rules
+
+    @property
+    def flows(self) -> int:
+        """How many flows are remembered."""
+        return len(self._flows)
+
+    def use(self, rules: RuleSet) -> None:
+        """Judge by other rules from the next packet on; known flows are judged again by it."""
+        self._rules = rules
+        self._denied.clear()
+        self._fragments.clear()
+
+    def permits(
+        self, packet: PacketView, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Tell whether packet may go from source to destination.
+
+        source, destination: the members that own the addresses, None where nobody known does.
+        now: monotonic seconds.
+        """
+        if packet.fragment_offset:
+            return self._permits_fragment(packet, source, destination, now)
+        key = flow_key(packet)
+        half = self._halves.get(key)
+        if (
+            half is not None
+            and half.rules is self._rules
+            and half.source is source
+            and half.destination is destination
+        ):
+            _count(half, packet, now)
+        elif not self._permits_anew(packet, key, half, source, destination, now):
+            return False
+        if packet.more_fragments:
+            self._fragments.allow(packet, now)
+        return True
+
+    def explain(
+        self,
+        source: Member | None,
+        destination: Member | None,
+        address: Address,
+        protocol: int,
+        port: int | None = None,
+    ) -> Verdict:
+        """Say what the rules do with the first packet of a flow, and which of them decides."""
+        return explain(self._rules, source, destination, address, protocol, port)
+
+    def expire(self, now: float) -> None:
+        """Report and forget flows that fell silent. To be called about once a second.
+
+        Looks at EXPIRY_BATCH flows and goes on where it stopped.
+        """
+        for flow in self._flows.next_of(EXPIRY_BATCH):
+            silent = now - flow.last
+            if silent >= flow.idle_limit():
+                self._end(flow, now)
+            elif silent >= REPORT_IDLE or now - flow.since >= REPORT_ACTIVE:
+                self._report(flow, now)
+        if self._audit is not None:
+            self._audit.tell_left_out()
+
+    def close(self, now: float) -> None:
+        """Report and forget every flow."""
+        for flow in self._flows:
+            self._end(flow, now)
+        if self._audit is not None:
+            self._audit.tell_left_out(at_once=True)
+
+    def _permits_anew(
+        self,
+        packet: PacketView,
+        key: FlowKey,
+        half: Half | None,
+        source: Member | None,
+        destination: Member | None,
+        now: float,
+    ) -> bool:
+        """Judge a packet that no unchanged flow vouches for."""
+        if half is not None and self._is_confirmed(half, source, destination, now):
+            _count(half, packet, now)
+            return True
+        if self._is_error_about_a_flow(packet, now):
+            return True
+        denial = self._denied.get(key)
+        if (
+            denial is not None
+            and denial.rules is self._rules
+            and denial.source is source
+            and denial.destination is destination
+        ):
+            self._deny_again(key, denial, now)
+            return False
+        decision = self._rules.decide(
+            source, destination, packet.destination, packet.protocol, packet.destination_port
+        )
+        if not decision.allowed:
+            self._deny(key, source, destination, decision, now)
+            return False
+        self._denied.pop(key, None)
+        members = (source, destination)
+        half, gone = self._flows.add(key, decision.rule_id, self._rules, members, now)
+        for flow in gone:
+            self._report(flow, now)
+        _count(half, packet, now)
+        return True
+
+    def _is_confirmed(
+        self, half: Half, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Judge a known flow again, because the rules or the members are others now.
+
+        The question is always whether the flow's first packet would be allowed: its answers have
+        no rule of their own. A flow that is no longer allowed ends.
+        """
+        flow = half.flow
+        protocol, _, address, _, port = flow.forward.key
+        members = (source, destination) if half is flow.forward else (destination, source)
+        # The key of an ICMP echo has its type for a port, of which rules know nothing.
+        port = port if protocol in PORT_PROTOCOLS else None
+        decision = self._rules.decide(*members, address, protocol, port)
+        if not decision.allowed:
+            self._end(flow, now)
+            return False
+        flow.rule_id = decision.rule_id
+        half.rules, half.source, half.destination = self._rules, source, destination
+        return True
+
+    def _is_error_about_a_flow(self, packet: PacketView, now: float) -> bool:
+        if not packet.is_icmp_error or (packet.version, packet.icmp_type) in _REDIRECTS:
+            return False
+        for key in quoted_keys(packet):
+            half = self._halves.get(key)
+            if half is not None and (
+                half.rules is self._rules
+                or self._is_confirmed(half, half.source, half.destination, now)
+            ):
+                return True
+        return False
+
+    def _permits_fragment(
+        self, packet: PacketView, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Judge a fragment without ports: by the first one, or by what no port could change."""
+        if self._fragments.allows(packet, now):
+            return True
+        protocol = packet.protocol if packet.version == 4 else None
+        decision = self._rules.decide_fragment(source, destination, packet.destination, protocol)
+        if decision.allowed:
+            return True
+        key = (packet.protocol, packet.source, packet.destination, None, _LATER_FRAGMENT)
+        denial = self._denied.get(key)
+        if denial is None:
+            self._deny(key, source, destination, decision, now)
+        else:
+            self._deny_again(key, denial, now)
+        return False
+
+    def _deny(
+        self,
+        key: FlowKey,
+        source: Member | None,
+        destination: Member | None,
+        decision: Decision,
+        now: float,
+    ) -> None:
+        if len(self._denied) >= MAX_DENIED:
+            self._denied.popitem(last=False)
+        self._denied[key] = _Denial(self._rules, source, destination, decision.rule_id, now)
+        if self._audit is not None:
+            self._audit.denied(key, source, destination, decision.rule_id)
+
+    def _deny_again(self, key: FlowKey, denial: _Denial, now: float) -> None:
+        denial.repeats += 1
+        if now - denial.since < DENIAL_REPEAT:
+            return
+        if self._audit is not None:
+            self._audit.denied(
+                key, denial.source, denial.destination, denial.rule_id, denial.repeats
+            )
+        denial.since, denial.repeats = now, 0
+
+    def _end(self, flow: Flow, now: float) -> None:
+        self._flows.remove(flow)
+        self._report(flow, now)
+
+    def _report(self, flow: Flow, now: float) -> None:
+        if not flow.has_traffic:
+            return
+        if self._audit is not None:
+            self._audit.flow(flow, now)
+        flow.since = now
+        for half in flow.halves():
+            half.packets = half.bytes = 0
+
+
+def explain(
+    rules: RuleSet,
+    source: Member | None,
+    destination: Member | None,
+    address: Address,
+    protocol: int,
+    port: int | None = None,
+) -> Verdict:
+    """Say what rules do with the first packet of a flow, and which of them decides.
+
+    source, destination: the members behind the addresses, None for an unknown one. address: the
+    destination. port: the destination's, None where the protocol has none.
+    """
+    found = rules.decide(source, destination, address.packed, protocol, port)
+    who = "an unknown node" if source is None else source.name or source.node_id.short
+    whose = "" if destination is None else f" ({destination.name or destination.node_id.short})"
+    service = protocol_label(protocol) + ("" if port is None else f" port {port}")
+    outcome = "is allowed" if found.allowed else "is denied"
+    if found.rule_id == DENIED_BY_DEFAULT:
+        reason = "because no rule matches"
+    elif found.rule_id == ALLOWED_WITHOUT_POLICY:
+        reason = "because there is no policy file: members reach what is routed to them"
+    else:
+        rule = next(each for each in rules.rules if each.id == found.rule_id)
+        reason = f"by rule {rule.id!r} ({rule.action} {rule.subject} to {rule.object})"
+    sentence = f"{who} to {ip_address(address)}{whose}, {service}, {outcome} {reason}."
+    return Verdict(found.allowed, found.rule_id, sentence)
+
+
+def _count(half: Half, packet: PacketView, now: float) -> None:
+    half.packets += 1
+    half.bytes += packet.length
+    half.last = now
