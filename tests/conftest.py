@@ -7,11 +7,18 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import hosts
 from support.install import installed_layer
 
 HOSTS = Path(__file__).with_name("hosts")
+
+# How long an example takes says more about the machine than about the code; and nothing is kept.
+settings.register_profile(
+    "shared", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
