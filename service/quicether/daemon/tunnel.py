@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from random import SystemRandom
 from typing import Final
 
@@ -16,17 +15,17 @@ from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVer
 from quicether.config.settings import Role, Settings
 from quicether.counters import Counters
 from quicether.daemon import report
-from quicether.daemon.security import SecurityLog
+from quicether.daemon.guard import Guard
+from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
 from quicether.errors import ConfigError, HostError, QuicEtherError, UnreachableError
-from quicether.host.desired import Dns, FullTunnel, HostConfig
+from quicether.host.desired import HostConfig
 from quicether.host.link import LinkOwner
 from quicether.host.monitor import UnderlayMonitor
 from quicether.host.underlay import Underlay, path_to
 from quicether.identity.store import NodeIdentity
-from quicether.model import Address, Interface, NodeId, Prefix, UnderlayAddress
-from quicether.overlay.desired import RouteChoice, host_routes
+from quicether.model import Address, NodeId, UnderlayAddress
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
@@ -40,10 +39,8 @@ DEVICE_FAMILY: Final = "quicether"
 """How the names of the overlay's devices begin unless the user chose another."""
 SETTLE_TIME: Final = 2.5
 """Seconds after which a tunnel is ready, whether its peers have answered or not."""
-UNDERLAY_MARK: Final = 0x5145
-"""fwmark of every packet that carries the overlay ("QE")."""
-FULL_TUNNEL_TABLE: Final = 20805
-FULL_TUNNEL_PRIORITY: Final = 20805
+HOUSEKEEPING: Final = 1.0
+"""Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
 
 
@@ -81,7 +78,7 @@ class Tunnel:
         self._path_mtu = MTU_CEILING
         self._changed = changed
         self._lost = lost
-        self._security = SecurityLog(time.monotonic)
+        self._guard = Guard(settings)
         self._routes = OverlayRoutes(
             identity.member,
             static=[(route.prefix, route.node) for route in settings.overlay.static_routes],
@@ -104,8 +101,9 @@ class Tunnel:
             entropy=SystemRandom(),
             clock=time.monotonic,
             changed=self._wake,
-            security=self._security,
+            audit=self._guard.audit,
         )
+        self._mesh.use_policy(self._guard.policy)
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,6 +133,7 @@ class Tunnel:
         self.state = TunnelState.RUNNING
         self._spawn(self._follow())
         self._spawn(self._settle())
+        self._spawn(self._keep_house())
 
     async def stop(self) -> None:
         """Take the tunnel down: peers told, device and routes gone, socket closed. Idempotent."""
@@ -148,6 +147,7 @@ class Tunnel:
         if self._device is not None:
             self._device.close()
         self._monitor.close()
+        self._guard.close()
         try:
             await self._link.remove()
         except HostError as error:
@@ -170,9 +170,12 @@ class Tunnel:
         before, self.settings = self.settings, settings
         try:
             self._serve()
+            self._guard.reload(settings)
         except ConfigError:
             self.settings = before
+            self._serve()
             raise
+        self._mesh.use_policy(self._guard.policy)
         self._mesh.want_configured(settings.overlay.peers)
         self._wake()
 
@@ -250,9 +253,9 @@ class Tunnel:
         self, source: str, destination: Address, protocol: str, port: int | None
     ) -> PolicyVerdict:
         """Say what the policy in force does with a packet. Raises ConfigError."""
-        del destination, protocol, port
-        self._mesh.find(source)
-        return PolicyVerdict(allowed=True, reason="no policy file: members reach what is routed")
+        member, owner = self._mesh.find(source), self._mesh.snapshot().owners
+        receiver = owner.owner(destination.packed)
+        return self._guard.explain(member, receiver, destination, protocol, port)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -292,53 +295,11 @@ class Tunnel:
 
     def _desired(self) -> HostConfig:
         """Return what the OS is to have now, and note what was refused."""
-        settings, member = self.settings, self._identity.member
-        choice = RouteChoice(
-            automatic=settings.discovery.routes == "auto",
-            only=_listed(settings.discovery.routes),
-            accepted=settings.discovery.accept_conflicts,
-        )
-        connections = self._mesh.peers.connections().values()
-        found = host_routes(
-            self._routes.best(),
-            choice,
-            self._underlay.connected,
-            [connection.remote.ip for connection in connections],
+        found = host_config(
+            self.settings, self._identity.member, self._mesh, self._underlay, self._mtu()
         )
         self.refusals = found.refusals
-        full = None
-        if settings.full_tunnel:
-            full = FullTunnel(UNDERLAY_MARK, FULL_TUNNEL_TABLE, FULL_TUNNEL_PRIORITY)
-        return HostConfig(
-            device=settings.network.tun_name,
-            mtu=self._mtu(),
-            addresses=tuple(_interface(address) for address in member.addresses),
-            prefixes=found.prefixes,
-            dns=Dns(
-                settings.network.dns,
-                settings.network.dns_domains,
-                default_route=settings.full_tunnel,
-            ),
-            full_tunnel=full,
-            gateway=self._gateway(),
-            netns=settings.network.netns,
-        )
-
-    def _gateway(self) -> Address | None:
-        """Return the underlay address that NetworkManager wants a host route to.
-
-        The host's own default gateway where there is one: it is on the link already, so the
-        route says nothing new, and it does not tie the tunnel to one of many peers.
-        """
-        if self._underlay.gateways:
-            return self._underlay.gateways[0]
-        for connection in self._mesh.peers.connections().values():
-            return connection.remote.ip
-        for peer in self.settings.overlay.peers:
-            if peer.endpoint.ip is not None:
-                return peer.endpoint.ip
-        own = sorted(str(address.ip) for _, address in self._underlay.addresses)
-        return ip_address(own[0]) if own else None
+        return found.config
 
     def _wake(self) -> None:
         self._dirty.set()
@@ -388,6 +349,11 @@ class Tunnel:
         await asyncio.sleep(SETTLE_TIME)
         self._changed()
 
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            self._guard.expire()
+
     def _spawn(self, work: Awaitable[None]) -> None:
         async def guarded() -> None:
             try:
@@ -398,14 +364,3 @@ class Tunnel:
         task = asyncio.get_running_loop().create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _interface(address: Address) -> Interface:
-    """Return an overlay address as the device has it: alone, without a network around it."""
-    if isinstance(address, IPv6Address):
-        return IPv6Interface((address, 128))
-    return IPv4Interface((address, 32))
-
-
-def _listed(routes: str | tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-    return routes if isinstance(routes, tuple) else ()

@@ -34,8 +34,16 @@ MAX_PINGS: Final = 64
 """Pings of ours that may be under way at once."""
 
 
-class SecurityEvents(Protocol):
-    """Who is told when somebody tries what they may not."""
+class AuditEvents(Protocol):
+    """Who writes down connections, and attempts at what is not allowed."""
+
+    def connected(self, member: Member, remote: UnderlayAddress) -> None:
+        """A peer proved who it is."""
+
+    def disconnected(
+        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
+    ) -> None:
+        """A peer that had connected has no connection left, after duration seconds."""
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         """A peer was turned away."""
@@ -77,7 +85,7 @@ class Mesh:
         entropy: Random,
         clock: Callable[[], float],
         changed: Callable[[], None],
-        security: SecurityEvents,
+        audit: AuditEvents,
     ) -> None:
         """Put a mesh together; nothing runs before `start`.
 
@@ -92,7 +100,7 @@ class Mesh:
         self._instance = instance
         self._clock = clock
         self._changed = changed
-        self._security = security
+        self._audit = audit
         self._dialer = Dialer(self.peers, endpoint, clock, self._mark)
         self._forwarder: Forwarder | None = None
         self._policy: PacketPolicy | None = None
@@ -264,6 +272,7 @@ class Mesh:
             self._mark()
             return
         log.info("peer %s (%s) connected at %s", member.name, member.node_id, connection.remote)
+        self._audit.connected(member, connection.remote)
         self._learn(connection, hello.prefixes, hello.forwards)
         self.routes.reachable(member.node_id, reachable=True, rtt=connection.rtt)
         self._mark()
@@ -271,9 +280,11 @@ class Mesh:
     def disconnected(self, connection: Connection, reason: str) -> None:
         """Note that a connection is gone; its prefixes stay, as unreachable."""
         member = connection.member
-        error = UnreachableError(reason)
-        if self.peers.disconnected(connection, error, self._clock()):
+        now, since = self._clock(), self.peers.since(member.node_id)
+        if self.peers.disconnected(connection, UnreachableError(reason), now):
             log.info("peer %s (%s) lost: %s", member.name, member.node_id, reason)
+            duration = 0.0 if since is None else now - since
+            self._audit.disconnected(member, connection.remote, reason, duration)
             self.routes.reachable(member.node_id, reachable=False)
         self._dialer.wake()
         self._mark()
@@ -286,7 +297,7 @@ class Mesh:
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         """Pass a security event on."""
-        self._security.refused(remote, error)
+        self._audit.refused(remote, error)
 
     def packets(self, connection: Connection, packets: list[bytes]) -> None:
         """Hand a batch to the forwarder."""
@@ -332,7 +343,7 @@ class Mesh:
 
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Pass a security event on."""
-        self._security.spoofed(self.routes.member(node), packet)
+        self._audit.spoofed(self.routes.member(node), packet)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -341,7 +352,7 @@ class Mesh:
     ) -> None:
         uncovered = self.routes.announced(connection.member, owned, forwards)
         if uncovered:
-            self._security.uncovered(connection.member, uncovered)
+            self._audit.uncovered(connection.member, uncovered)
 
     def _whom(self, reference: str | None) -> tuple[NodeId | None, str | None]:
         """Return the one id, or the name or beginning of an id, that a peer has to have."""

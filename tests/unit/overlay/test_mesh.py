@@ -34,13 +34,22 @@ OTHER_LAN = ip_network("192.168.2.0/24")
 FOREIGN = ip_network("172.16.0.0/12")
 
 
-class FakeSecurity:
-    """Implements SecurityEvents by keeping what it is told."""
+class FakeAudit:
+    """Implements AuditEvents by keeping what it is told."""
 
     def __init__(self) -> None:
         self.errors: list[QuicEtherError] = []
         self.spoofers: list[Member | None] = []
         self.prefixes: list[Prefix] = []
+        self.connections: list[str] = []
+
+    def connected(self, member: Member, remote: UnderlayAddress) -> None:
+        self.connections.append(f"{member.name} came")
+
+    def disconnected(
+        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
+    ) -> None:
+        self.connections.append(f"{member.name} went")
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         self.errors.append(error)
@@ -66,7 +75,7 @@ class Node:
         )
         self.counters = Counters()
         self.device = FakeDevice()
-        self.security = FakeSecurity()
+        self.audit = FakeAudit()
         self.changes = 0
         self.endpoint = FakeEndpoint(
             underlay, self.address, self.member, lambda: self.mesh.hello(), self.counters
@@ -80,7 +89,7 @@ class Node:
             entropy=Random(number),
             clock=asyncio.get_running_loop().time,
             changed=self._changed,
-            security=self.security,
+            audit=self.audit,
         )
         self.mesh.serve(prefixes)
 
@@ -177,8 +186,8 @@ def test_what_a_certificate_does_not_cover_is_no_route_and_a_security_event() ->
     async def scene(a: Node, b: Node) -> None:
         await join(a, b)
         b.mesh.serve([LAN, FOREIGN])
-        await until(lambda: a.security.prefixes)
-        assert a.security.prefixes == [FOREIGN]
+        await until(lambda: a.audit.prefixes)
+        assert a.audit.prefixes == [FOREIGN]
         assert a.hop("172.16.0.1") is None
         assert a.hop("192.168.1.9") is not None
 
@@ -189,8 +198,8 @@ def test_a_source_that_is_not_the_peers_gets_nothing_through() -> None:
     async def scene(a: Node, b: Node) -> None:
         await join(a, b)
         a.endpoint.connections[0].send_packets([ipv4("172.16.0.1", "192.168.1.9", udp(1, 2))])
-        await until(lambda: b.security.spoofers)
-        assert b.security.spoofers == [a.member]
+        await until(lambda: b.audit.spoofers)
+        assert b.audit.spoofers == [a.member]
         assert b.device.written == []
         assert b.counters.drops[DropReason.SPOOFED_SOURCE] == 1
 
@@ -216,6 +225,7 @@ def test_the_prefixes_of_a_lost_peer_stay_and_count_as_unreachable() -> None:
         assert a.hop("192.168.1.9") == NextHop.to_node(b.member.node_id)
         (target,) = a.mesh.peers.targets()
         assert a.mesh.peers.state(target) is PeerState.UNREACHABLE
+        assert a.audit.connections == ["node2 came", "node2 went"]
 
     play(scene)
 

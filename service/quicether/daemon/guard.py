@@ -1,0 +1,120 @@
+"""Policy and audit of one tunnel: who may reach what, and where it is written down."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from quicether.bus.status import PolicyVerdict
+from quicether.config.settings import Settings
+from quicether.dataplane.snapshot import PacketPolicy
+from quicether.errors import ConfigError
+from quicether.model import Address, Member
+from quicether.policy.audit import Audit, AuditKind, AuditRecord, AuditSink
+from quicether.policy.audit_writer import AuditWriter, open_audit
+from quicether.policy.decision import Policy
+from quicether.policy.load import read_policy
+from quicether.policy.rules import PROTOCOL_NAMES
+from quicether.policy.ruleset import RuleSet
+
+log = logging.getLogger(__name__)
+
+_ALARMING = {
+    AuditKind.REFUSED,
+    AuditKind.SPOOFED,
+    AuditKind.UNCOVERED,
+    AuditKind.RECORD_REFUSED,
+    AuditKind.POLICY_REFUSED,
+}
+
+
+class ServiceLog:
+    """An AuditSink for tunnels without an audit trail: security events go to the service's log."""
+
+    def write(self, record: AuditRecord) -> None:
+        """Log a security event as `event key=value …`; other records are not kept."""
+        event = str(record["event"])
+        if event in _ALARMING:
+            rest = (f"{key}={value}" for key, value in record.items() if key not in ("ts", "event"))
+            log.warning("%s", " ".join((event, *rest)))
+
+
+class Guard:
+    """Keeps the policy in force and the audit trail of one tunnel.
+
+    audit: implements `overlay.mesh.AuditEvents`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the policy and open the trail.
+
+        Raises ConfigError: the policy file has mistakes. HostError: the trail cannot be opened.
+        """
+        rules = _rules(settings.security.policy_file)
+        where = settings.security.audit_log
+        self._writer: AuditWriter | None = None if where is None else open_audit(where)
+        sink: AuditSink = self._writer or ServiceLog()
+        self.audit = Audit(sink, time.monotonic, time.time)
+        self._has_file = settings.security.policy_file is not None
+        self._policy = Policy(rules, self.audit)
+        self._tell_loaded(settings, rules)
+
+    @property
+    def policy(self) -> PacketPolicy | None:
+        """What the data path asks; None where every packet may pass and no flow is recorded."""
+        return self._policy if self._has_file or self._writer is not None else None
+
+    @property
+    def lost_records(self) -> int:
+        """Audit records that were left out or could not be written."""
+        return self.audit.left_out + (0 if self._writer is None else self._writer.lost)
+
+    def reload(self, settings: Settings) -> None:
+        """Put the policy file in force as it is now; flows that stay allowed go on.
+
+        Raises ConfigError: it has mistakes; the policy before it stays.
+        """
+        try:
+            rules = _rules(settings.security.policy_file)
+        except ConfigError as error:
+            self.audit.policy_refused(error)
+            raise
+        self._has_file = settings.security.policy_file is not None
+        self._policy.use(rules)
+        self._tell_loaded(settings, rules)
+
+    def expire(self) -> None:
+        """Report and forget flows that fell silent. To be called about once a second."""
+        self._policy.expire(time.monotonic())
+
+    def explain(
+        self,
+        source: Member,
+        destination: Member | None,
+        address: Address,
+        protocol: str,
+        port: int | None,
+    ) -> PolicyVerdict:
+        """Say what the policy in force does with a packet. Raises ConfigError: no such protocol."""
+        try:
+            number = min(PROTOCOL_NAMES[protocol])
+        except KeyError:
+            known = ", ".join(PROTOCOL_NAMES)
+            raise ConfigError(f"protocol {protocol!r} is none of {known}") from None
+        found = self._policy.explain(source, destination, address, number, port)
+        return PolicyVerdict(allowed=found.allowed, reason=found.sentence, rule=found.rule_id)
+
+    def close(self) -> None:
+        """Report what is open and write what is queued."""
+        self._policy.close(time.monotonic())
+        if self._writer is not None:
+            self._writer.close()
+
+    def _tell_loaded(self, settings: Settings, rules: RuleSet) -> None:
+        if settings.security.policy_file is not None:
+            self.audit.policy_loaded(str(settings.security.policy_file), len(rules.rules))
+
+
+def _rules(path: Path | None) -> RuleSet:
+    return RuleSet.without_policy() if path is None else RuleSet(read_policy(path))

@@ -1,0 +1,83 @@
+"""What the OS is to have for a tunnel, from its settings and what the mesh knows now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from typing import Final
+
+from quicether.config.settings import Settings
+from quicether.host.desired import Dns, FullTunnel, HostConfig
+from quicether.host.underlay import Underlay
+from quicether.model import Address, Interface, Member, Prefix
+from quicether.overlay.desired import RouteChoice, host_routes
+from quicether.overlay.mesh import Mesh
+
+UNDERLAY_MARK: Final = 0x5145
+"""fwmark of every packet that carries the overlay ("QE")."""
+FULL_TUNNEL_TABLE: Final = 20805
+FULL_TUNNEL_PRIORITY: Final = 20805
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The desired state, and a sentence for each prefix that is not in it."""
+
+    config: HostConfig
+    refusals: tuple[str, ...]
+
+
+def host_config(
+    settings: Settings, member: Member, mesh: Mesh, underlay: Underlay, mtu: int
+) -> Wanted:
+    """Return what the OS is to have. mtu: of the device, in bytes."""
+    network, discovery = settings.network, settings.discovery
+    choice = RouteChoice(
+        automatic=discovery.routes == "auto",
+        only=_listed(discovery.routes),
+        accepted=discovery.accept_conflicts,
+    )
+    peers = [connection.remote.ip for connection in mesh.peers.connections().values()]
+    found = host_routes(mesh.routes.best(), choice, underlay.connected, peers)
+    full = None
+    if settings.full_tunnel:
+        full = FullTunnel(UNDERLAY_MARK, FULL_TUNNEL_TABLE, FULL_TUNNEL_PRIORITY)
+    config = HostConfig(
+        device=network.tun_name,
+        mtu=mtu,
+        addresses=tuple(_interface(address) for address in member.addresses),
+        prefixes=found.prefixes,
+        dns=Dns(network.dns, network.dns_domains, default_route=settings.full_tunnel),
+        full_tunnel=full,
+        gateway=_gateway(settings, underlay, peers),
+        netns=network.netns,
+    )
+    return Wanted(config, found.refusals)
+
+
+def _gateway(settings: Settings, underlay: Underlay, peers: list[Address]) -> Address | None:
+    """Return the underlay address that NetworkManager wants a host route to.
+
+    The host's own default gateway where there is one: it is on the link already, so the route
+    says nothing new, and it does not tie the tunnel to one of many peers.
+    """
+    named = [peer.endpoint.ip for peer in settings.overlay.peers]
+    own = sorted(str(address.ip) for _, address in underlay.addresses)
+    candidates = (
+        *underlay.gateways,
+        *(address for address in named if address is not None),
+        *peers,
+        *map(ip_address, own),
+    )
+    return next(iter(candidates), None)
+
+
+def _interface(address: Address) -> Interface:
+    """Return an overlay address as the device has it: alone, without a network around it."""
+    if isinstance(address, IPv6Address):
+        return IPv6Interface((address, 128))
+    return IPv4Interface((address, 32))
+
+
+def _listed(routes: str | tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    return routes if isinstance(routes, tuple) else ()
