@@ -12,7 +12,6 @@ import atexit
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import select
 import shutil
@@ -27,7 +26,6 @@ from typing import Final
 PREFIX: Final = "qe-"
 STATE: Final = Path("/run/quicether-tests")
 NAMESPACES: Final = Path("/run/netns")
-_NAMED: Final = re.compile(rf"{PREFIX}([0-9a-f]{{6}})(?:-.*)?")
 
 
 def cgroup2() -> Path:
@@ -96,10 +94,9 @@ def current() -> Run:
 def sweep() -> list[str]:
     """Remove what runs left behind whose process is gone. Returns their names."""
     STATE.mkdir(parents=True, exist_ok=True)
-    names = {path.name for path in STATE.glob("*") if path.is_dir()}
-    names |= _names_in(NAMESPACES) | _names_in(cgroup2())
     swept = []
-    for name in sorted(names):
+    # A run's folder is there before, and goes after, all else that carries its name.
+    for name in sorted(path.name for path in STATE.iterdir() if path.is_dir()):
         lock = _lock(name)
         if lock is not None:
             _remove(name)
@@ -145,11 +142,6 @@ def _remove(name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(STATE / name)
     (STATE / f"{name}.lock").unlink(missing_ok=True)
-
-
-def _names_in(directory: Path) -> set[str]:
-    found = (_NAMED.fullmatch(path.name) for path in directory.glob(f"{PREFIX}*"))
-    return {match[1] for match in found if match}
 
 
 def _lock(name: str) -> int | None:
