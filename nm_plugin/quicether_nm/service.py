@@ -101,14 +101,18 @@ class Service:
     async def wait_change(self) -> None:
         """Wait until properties of the tunnel have changed.
 
-        Raises UnreachableError: the service is gone. HostError: the tunnel failed.
+        Raises UnreachableError: the service is gone. HostError: the tunnel failed, or somebody
+        took it down.
         """
         await self._news.wait()
         self._news.clear()
         if self._vanished:
             raise UnreachableError(f"{contract.BUS_NAME} left the bus: the service has stopped")
         if self._stale:
-            await self._fetch()
+            try:
+                await self._fetch()
+            except CallError:
+                raise HostError(await self._failure()) from None
         if self._properties.get("State") == TunnelState.FAILED:
             raise HostError(await self._failure())
 
@@ -190,7 +194,7 @@ class Service:
         self._news.set()
 
     async def _failure(self) -> str:
-        """Return the service's sentence on why the tunnel failed."""
+        """Return the service's sentence on why the tunnel ended."""
         message = Message(
             contract.BUS_NAME,
             contract.ROOT_PATH,
@@ -200,7 +204,7 @@ class Service:
             body=[contract.MANAGER_INTERFACE, "Failures"],
         )
         failures = plain((await call(self._bus, message)).body[0])
-        return str(failures.get(self._name, f"tunnel {self._name} failed"))
+        return str(failures.get(self._name, f"tunnel {self._name} was taken down"))
 
     async def _call_manager(
         self, member: str, signature: str, body: list[Any], timeout: float
@@ -222,7 +226,10 @@ class Service:
             return
         if message.member == "InterfacesRemoved" and message.signature == "oas":
             if message.body[0] == self._path:
+                # It may still be the object of an activation before ours: the service knows.
+                self._stale = True
                 self._removed.set()
+                self._news.set()
         elif (
             message.member == "PropertiesChanged"
             and message.signature == "sa{sv}as"

@@ -330,6 +330,48 @@ def test_a_tunnel_that_fails_later_is_a_failure_with_its_sentence() -> None:
     run(test)
 
 
+def test_a_tunnel_that_the_service_lost_is_a_failure_with_its_sentence() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.service.lose("home", "device quicether0 was removed")
+        await it.networkmanager.until_gone()
+        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
+        assert "device quicether0 was removed" in await it.output()
+
+    run(test)
+
+
+def test_a_tunnel_that_somebody_took_down_ends_the_connection() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        await it.service.down("home")
+        await it.networkmanager.until_gone()
+        assert "tunnel home was taken down" in await it.output()
+
+    run(test)
+
+
+def test_the_late_end_of_an_earlier_tunnel_does_not_end_this_one() -> None:
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        path, interfaces = contract.tunnel_path("home"), [contract.TUNNEL_INTERFACE]
+        manager = "org.freedesktop.DBus.ObjectManager"
+        body = [path, interfaces]
+        await it.service.bus.send(
+            Message.new_signal(contract.ROOT_PATH, manager, "InterfacesRemoved", "oas", body)
+        )
+        it.service.change("home", {"prefixes": Variant("as", [])})
+        await it.networkmanager.until(lambda entries: len(entries) == 2)
+        assert it.signals == [("Ip4Config", None), ("Ip6Config", None)]
+
+    run(test)
+
+
 def test_a_service_that_vanishes_ends_the_connection_within_a_second() -> None:
     async def test(it: Bench) -> None:
         await it.networkmanager.connect(profile())

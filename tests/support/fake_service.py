@@ -199,6 +199,12 @@ class FakeService:
         tunnel.ready = True
         tunnel.emit_properties_changed({"Ready": True, "HostConfig": tunnel.host_config})
 
+    def lose(self, name: str, sentence: str) -> None:
+        """Let a tunnel end at once by itself."""
+        self.failures[name] = sentence
+        del self.tunnels[name]
+        self.bus.unexport(contract.tunnel_path(name))
+
     def fail(self, name: str, sentence: str) -> None:
         """Let a tunnel fail."""
         self.failures[name] = sentence
