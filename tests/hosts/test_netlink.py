@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -245,6 +246,46 @@ def test_full_tunnel_takes_all_but_marked_and_local_packets(host: LightHost) -> 
             await owner.remove()
             assert rules(host) == []
             assert way("198.51.100.1") == uplink
+
+        on(host, scenario)
+
+
+@pytest.mark.parametrize("rp_filter", ["0", "1", "2"])
+def test_answers_of_peers_pass_a_reverse_path_check_beside_a_full_tunnel(
+    host: LightHost, rp_filter: str
+) -> None:
+    """Strict rp_filter drops them with mark and rules alone, with src_valid_mark set or not."""
+    with LightHost("isp") as isp, Cable(host, isp) as cable:
+        host.configure_link(cable.a.ifname, ["192.0.2.2/24"], ["192.0.2.1"])
+        isp.configure_link(cable.b.ifname, ["192.0.2.1/24", "198.51.100.1/32"])
+        host.sysctl(
+            {
+                "net.ipv4.conf.all.rp_filter": rp_filter,
+                f"net.ipv4.conf.{cable.a.ifname}.rp_filter": rp_filter,
+            }
+        )
+
+        def bound(address: str) -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, FULL.mark)
+            made.settimeout(5)
+            made.bind((address, 9000))
+            return made
+
+        async def scenario() -> None:
+            owner = NetlinkOwner()
+            await owner.attach(replace(CONFIG, full_tunnel=replace(FULL, port=9000)))
+            with (
+                bound("0.0.0.0") as ours,
+                netns.inside(isp.netns, lambda: bound("198.51.100.1")) as peer,
+            ):
+                ours.sendto(b"hello", ("198.51.100.1", 9000))
+                peer.sendto(*peer.recvfrom(100))
+                assert ours.recv(100) == b"hello"
+            await owner.apply(replace(CONFIG, full_tunnel=replace(FULL, port=9001)))
+            assert len(rules(host)) == 6
+            await owner.remove()
+            assert rules(host) == []
 
         on(host, scenario)
 

@@ -21,10 +21,14 @@ class Dns:
 
 @dataclass(frozen=True, slots=True)
 class FullTunnel:
-    """The default route is the tunnel, without a loop (facts: mark, own table, two rules).
+    """The default route is the tunnel, without a loop, by the scheme of wg-quick.
 
     mark: fwmark of every underlay socket. table: routing table that holds the default route.
-    priority: of the first of the two rules. Same scheme as wg-quick.
+    priority: of the first of three rules: what our own port sends and gets stays outside (port);
+    routes more special than default count; all that bears no mark goes to the table.
+    port: UDP port of the underlay socket, None where it changes. A strict rp_filter asks for the
+    way back of each packet that arrives, and that question bears no mark (src_valid_mark does
+    not change it): without this rule it drops every answer of a peer.
     """
 
     mark: int
@@ -32,6 +36,7 @@ class FullTunnel:
     priority: int
     ipv4: bool = True
     ipv6: bool = True
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class KernelRule:
 
     mark: None matches every packet, else all packets that do not bear it.
     suppress_default: a match on a default route of the table does not count.
+    source_port: only UDP packets from it match.
     """
 
     version: int
@@ -44,6 +45,7 @@ class KernelRule:
     table: int
     mark: int | None = None
     suppress_default: bool = False
+    source_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +119,24 @@ def wanted(config: HostConfig, *, addressing: bool, ipv6: bool) -> Wanted:
 
 
 def full_tunnel_rules(full: FullTunnel, versions: Iterable[int]) -> frozenset[KernelRule]:
-    """Return the two rules a version that send all but our own packets into the tunnel.
+    """Return the rules that send all but our own packets into the tunnel.
 
-    The first lets every route of the main table count that is no default route, so that local
-    networks stay local; the second sends what is left and does not bear the mark to the table.
+    In order: our own port stays outside, which the kernel's reverse path check needs to see;
+    every route of the main table counts that is no default route, so that local networks stay
+    local; what is left and does not bear the mark goes to the table.
     """
-    return frozenset(
-        rule
-        for version in versions
-        for rule in (
-            KernelRule(version, full.priority, MAIN_TABLE, suppress_default=True),
-            KernelRule(version, full.priority + 1, full.table, mark=full.mark),
-        )
-    )
+    rules: set[KernelRule] = set()
+    for version in versions:
+        if full.port is not None:
+            rules.add(KernelRule(version, full.priority, MAIN_TABLE, source_port=full.port))
+        rules.add(KernelRule(version, full.priority + 1, MAIN_TABLE, suppress_default=True))
+        rules.add(KernelRule(version, full.priority + 2, full.table, mark=full.mark))
+    return frozenset(rules)
+
+
+def full_tunnel_priorities(full: FullTunnel) -> range:
+    """Return the priorities that the rules of a full tunnel take."""
+    return range(full.priority, full.priority + 3)
 
 
 def difference(have: KernelState, want: KernelState) -> Difference:
@@ -156,13 +163,13 @@ def orphans(rules: Iterable[KernelRule], routes: Iterable[KernelRoute]) -> Kerne
     everything, reachable = list(rules), list(routes)
     alive = {route.table for route in reachable if not route.unreachable}
     dead = {rule for rule in everything if rule.mark is not None and rule.table not in alive}
-    firsts = {(rule.version, rule.priority - 1) for rule in dead}
+    before = {(rule.version, rule.priority - step) for rule in dead for step in (1, 2)}
     return KernelState(
         routes=frozenset(r for r in reachable if r.unreachable and r.table not in alive),
         rules=frozenset(
             rule
             for rule in everything
-            if rule in dead or (rule.suppress_default and (rule.version, rule.priority) in firsts)
+            if rule in dead or (rule.mark is None and (rule.version, rule.priority) in before)
         ),
     )
 

@@ -20,6 +20,7 @@ from quicether.host.kernel_state import (
     KernelState,
     Wanted,
     difference,
+    full_tunnel_priorities,
     orphans,
     wanted,
 )
@@ -130,7 +131,7 @@ class NetlinkOwner:
         await _clean(link)
         rules, routes = await link.rules(), await link.routes()
         full = config.full_tunnel
-        priorities = {full.priority, full.priority + 1} if full is not None else set()
+        priorities = full_tunnel_priorities(full) if full is not None else range(0)
         self._have = KernelState(
             await link.addresses(index) if self._addressing else frozenset(),
             frozenset(

@@ -259,6 +259,7 @@ class Rtnetlink:
                             message.get_attr("FRA_TABLE"),
                             message.get_attr("FRA_FWMARK"),
                             suppress is not None and suppress != _NONE_IF_UNSET,
+                            _port_of(message),
                         )
                         found.add(rule)
         return frozenset(found)
@@ -298,7 +299,17 @@ def _rule_fields(rule: KernelRule) -> dict[str, Any]:
         fields |= {"fwmark": rule.mark, "flags": _INVERT}
     if rule.suppress_default:
         fields["suppress_prefixlen"] = 0
+    if rule.source_port is not None:
+        fields |= {
+            "ip_proto": socket.IPPROTO_UDP,
+            "sport_range": f"{rule.source_port}:{rule.source_port}",
+        }
     return fields
+
+
+def _port_of(rule: Any) -> int | None:
+    ports = rule.get_attr("FRA_SPORT_RANGE")
+    return None if ports is None else int(ports.partition(":")[0])
 
 
 def _interface_of(message: Any) -> Interface:

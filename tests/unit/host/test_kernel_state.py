@@ -58,11 +58,21 @@ def test_full_tunnel_in_a_table_of_its_own_with_two_rules_a_version() -> None:
         KernelRoute(ip_network("::/0"), 9000),
     }
     assert state.rules == {
-        KernelRule(4, 5200, MAIN_TABLE, suppress_default=True),
-        KernelRule(4, 5201, 9000, mark=0x51),
-        KernelRule(6, 5200, MAIN_TABLE, suppress_default=True),
-        KernelRule(6, 5201, 9000, mark=0x51),
+        KernelRule(4, 5201, MAIN_TABLE, suppress_default=True),
+        KernelRule(4, 5202, 9000, mark=0x51),
+        KernelRule(6, 5201, MAIN_TABLE, suppress_default=True),
+        KernelRule(6, 5202, 9000, mark=0x51),
     }
+
+
+def test_full_tunnel_with_a_known_port_leaves_it_outside() -> None:
+    full = replace(FULL, port=9000)
+    state = wanted(replace(CONFIG, full_tunnel=full), addressing=True, ipv6=True).state
+    assert {rule for rule in state.rules if rule.source_port is not None} == {
+        KernelRule(4, 5200, MAIN_TABLE, source_port=9000),
+        KernelRule(6, 5200, MAIN_TABLE, source_port=9000),
+    }
+    assert orphans(state.rules, ()).rules == state.rules
 
 
 def test_full_tunnel_is_ours_also_where_addresses_are_not() -> None:
@@ -76,7 +86,7 @@ def test_full_tunnel_that_cannot_carry_ipv6_does_not_let_it_leak() -> None:
     for narrow, ipv6 in ((replace(CONFIG, mtu=1200), True), (CONFIG, False)):
         state = wanted(replace(narrow, full_tunnel=FULL), addressing=True, ipv6=ipv6).state
         assert KernelRoute(ip_network("::/0"), 9000, unreachable=True) in state.routes
-        assert KernelRule(6, 5201, 9000, mark=0x51) in state.rules
+        assert KernelRule(6, 5202, 9000, mark=0x51) in state.rules
 
 
 def test_full_tunnel_of_one_version_leaves_the_other_alone() -> None:
