@@ -10,7 +10,6 @@ moves in. A contact that failed once is no longer told to others until it answer
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import nsmallest
 from typing import Final
 
 from quicether.dht.contact import Contact
@@ -163,6 +162,19 @@ class RoutingTable:
                     break
         return found
 
+    def closer_than_us(self, target: int) -> list[Contact]:
+        """Return the live contacts that are closer to target than we are, in no order."""
+        distance = target ^ self.me
+        # A contact differs from us first in the bit that names its bucket. It is closer than us
+        # exactly when target differs from us in that bit too.
+        return [
+            entry.contact
+            for index, bucket in self._buckets.items()
+            if distance >> index & 1
+            for entry in bucket.entries.values()
+            if not entry.failures
+        ]
+
     def _take(
         self, found: list[Contact], indices: list[int], target: int, count: int, exclude: int
     ) -> None:
@@ -173,12 +185,8 @@ class RoutingTable:
             if not entry.failures and key != exclude
         ]
         wanted = count - len(found)
-        if len(live) > 2 * wanted:
-            best = nsmallest(wanted, live, key=_distance)
-        else:
-            live.sort(key=_distance)
-            best = live[:wanted]
-        found += [contact for _, contact in best]
+        live.sort(key=_distance)
+        found += [contact for _, contact in live[:wanted]]
 
     def _enter(self, bucket: Bucket, contact: Contact, now: float) -> None:
         if bucket.replacements:

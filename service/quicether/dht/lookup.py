@@ -1,6 +1,6 @@
 """One iterative lookup: who is closest to a target, and what is kept there. Pure.
 
-At most three questions are in flight. One that is not answered within `slow_after` seconds no longer
+At most three questions are in flight. One not answered within `slow_after` seconds no longer
 counts as such, so the lookup goes on with the next contact and takes the late answer if it comes.
 
 Liars. Answers come over authenticated connections, so a liar cannot speak for another node; but

@@ -29,6 +29,8 @@ MAX_RECORDS: Final = 256
 """Most records in one message."""
 RECORDS_SIZE: Final = 48_000
 """At most so many bytes of records are put into one message."""
+KNOWN_BYTES: Final = 4
+"""So many bytes of a key tell the nodes around one key apart."""
 MAX_REVISION: Final = 2**62
 _DEPTH: Final = 3
 
@@ -100,12 +102,18 @@ class FindValue:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Keep these records under key. Answered by Stored, one result for each."""
+    """Keep these records under key. Answered by Stored, one result for each.
+
+    known: the first four bytes of the keys of all holders that the sender knows, one after the
+    other; when not empty, the answer names holders that are missing. So a publisher keeps track of
+    the closest nodes without a lookup.
+    """
 
     type: ClassVar[int] = 4
 
     key: int
     records: tuple[bytes, ...]
+    known: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +161,15 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of each record of a Store, in its order."""
+    """What became of each record of a Store, in its order.
+
+    contacts: nodes close to the key that the sender did not know.
+    """
 
     type: ClassVar[int] = 68
 
     results: tuple[StoreResult, ...]
+    contacts: tuple[Contact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +197,11 @@ def encode(message: Request | Response) -> bytes:
                 fields.update(e=cursor.epoch, r=cursor.revision)
             if watch:
                 fields["w"] = 2 if quiet else 1
-        case Store(key, records) | Notify(key, records):
+        case Store(key, records, known):
+            fields.update(k=key_bytes(key), d=records)
+            if known:
+                fields["h"] = known
+        case Notify(key, records):
             fields.update(k=key_bytes(key), d=records)
         case Nodes(contacts):
             fields["c"] = [contact.wire for contact in contacts]
@@ -200,8 +216,10 @@ def encode(message: Request | Response) -> bytes:
                 fields["m"] = 1
             if lease:
                 fields["l"] = lease
-        case Stored(results):
+        case Stored(results, contacts):
             fields["s"] = [int(result) for result in results]
+            if contacts:
+                fields["c"] = [contact.wire for contact in contacts]
         case Refused(reason):
             fields["x"] = int(reason)
     return cbor.encode(fields)
@@ -290,6 +308,13 @@ def _contacts(fields: dict[str, Any]) -> tuple[Contact, ...]:
     return tuple(map(Contact.unpack, wires))
 
 
+def _known(fields: dict[str, Any]) -> bytes:
+    known = fields.get("h", b"")
+    if not isinstance(known, bytes) or len(known) > KNOWN_BYTES * MAX_CONTACTS:
+        raise ProtocolError(f"DHT message field h is not at most {MAX_CONTACTS} starts of keys")
+    return known
+
+
 def _count(fields: dict[str, Any]) -> int:
     return _integer(fields, "n", MAX_CONTACTS + 1, MAX_CONTACTS)
 
@@ -317,9 +342,10 @@ def _values(fields: dict[str, Any]) -> Values:
 def _stored(fields: dict[str, Any]) -> Stored:
     results = _list(fields, "s", MAX_RECORDS)
     try:
-        return Stored(tuple(StoreResult(result) for result in results))
+        kept = tuple(StoreResult(result) for result in results)
     except ValueError:
         raise ProtocolError("a result in a DHT message that is none of those agreed") from None
+    return Stored(kept, _contacts(fields))
 
 
 def _refused(fields: dict[str, Any]) -> Refused:
@@ -333,7 +359,7 @@ _REQUESTS: Final[dict[int, Callable[[dict[str, Any]], Request]]] = {
     Ping.type: lambda _: Ping(),
     FindNode.type: lambda fields: FindNode(_key(fields), _count(fields)),
     FindValue.type: _find_value,
-    Store.type: lambda fields: Store(_key(fields), _records(fields)),
+    Store.type: lambda fields: Store(_key(fields), _records(fields), _known(fields)),
     Notify.type: lambda fields: Notify(_key(fields), _records(fields)),
 }
 _RESPONSES: Final[dict[int, Callable[[dict[str, Any]], Response]]] = {

@@ -48,8 +48,6 @@ HAND_OVER_AFTER: Final = 1.0
 """Seconds in which newcomers gather before values are handed to them."""
 MAX_NEWCOMERS: Final = 64
 EXPIRE_EVERY: Final = 60.0
-PINGS_PER_REFRESH: Final = 2
-"""Least recently seen contacts of a bucket that are pinged at its refresh."""
 _NEAR_WIDTH: Final = 4
 
 
@@ -301,17 +299,16 @@ class DhtNode:
         live = [e for e in bucket.entries.values() if not e.failures] if bucket else []
         if bucket is None or not live:
             return
-        due = [e for e in live if now - e.seen > core.config.refresh / 2]
-        for entry in due[:PINGS_PER_REFRESH]:
-            core.ping(entry.contact, now)
-        chosen = live[core.random.randrange(len(live))].contact
+        # The least recently seen is asked, which shows whether it is alive, and so is the next.
+        if len(live) > 1 and now - live[1].seen > core.config.refresh / 2:
+            core.ping(live[1].contact, now)
         missing = K - len(bucket.entries)
 
         def named(answer: Nodes, at: float) -> None:
             self._meet(index, answer, missing, at)
 
         question = FindNode(core.random_key_in_bucket(index))
-        core.ask(chosen, question, now, named, _no_failure)
+        core.ask(live[0].contact, question, now, named, _no_failure)
 
     def _meet(self, index: int, answer: Nodes, missing: int, now: float) -> None:
         core = self._core
@@ -326,27 +323,26 @@ class DhtNode:
                 core.ping(contact, now)
 
     def _hand_over(self, now: float) -> None:
+        """Give newcomers the values that they should keep and that we are the closest holder of."""
         core = self._core
-        newcomers, self._newcomers = self._newcomers, []
+        newcomers = {contact.key: contact for contact in self._newcomers}
+        self._newcomers = []
         neighbours = core.table.closest(core.me.key)
         reach = neighbours[-1].key ^ core.me.key if len(neighbours) == K else None
+        if reach is not None and all(key ^ core.me.key > reach for key in newcomers):
+            return
         wall = core.wall(now)
-        for newcomer in newcomers:
-            if reach is not None and newcomer.key ^ core.me.key > reach:
+        for key in core.store:
+            closer = core.table.closer_than_us(key)
+            if len(closer) > 1:
                 continue
-            for key in core.store:
-                if self._is_mine_to_hand(key, newcomer):
-                    wires = [record.wire for record in core.store.records(key, wall)]
-                    for batch in batches(wires):
-                        core.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
-
-    def _is_mine_to_hand(self, key: int, newcomer: Contact) -> bool:
-        """Tell whether newcomer should keep key's values, and nobody we know is closer than us."""
-        closest = self._core.table.closest(key)
-        if all(contact.key != newcomer.key for contact in closest):
-            return False
-        ours = self._core.me.key ^ key
-        return all(c.key ^ key > ours for c in closest if c.key != newcomer.key)
+            # A newcomer may be the one that is closer than us; then it alone is ours to serve.
+            candidates = closer or core.table.closest(key)
+            receivers = [c for c in candidates if c.key in newcomers]
+            wires = [record.wire for record in core.store.records(key, wall)]
+            for newcomer in receivers:
+                for batch in batches(wires):
+                    core.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
 
     def _expire(self, now: float) -> None:
         core = self._core

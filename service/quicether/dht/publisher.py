@@ -2,8 +2,9 @@
 
 Each content is signed and stored under each of its keys at the k nodes closest to it, and again
 at half its TTL. The holders of the last time are told directly and without the certificate, which
-they have; the lookup for the closest is repeated every second time, when a quarter of them failed,
-and when the network changed (`republish`). In between, holders hand values on to newcomers.
+they have. Each names nodes that should be holders too, so the k closest are followed without a
+lookup; that is repeated when a quarter of the holders failed and when the network changed
+(`republish`). In between, holders hand values on to newcomers.
 
 Withdrawing stores a record with TTL 0 with the same holders at once, and a fresh lookup finds those
 that were not among them.
@@ -20,7 +21,7 @@ from quicether.dht.contents import Content, slot_of
 from quicether.dht.core import Core
 from quicether.dht.events import Published
 from quicether.dht.lookup import Lookup
-from quicether.dht.messages import Store, Stored, StoreResult, batches
+from quicether.dht.messages import KNOWN_BYTES, Store, Stored, StoreResult, batches
 from quicether.dht.records import Record, Signer, without_certificate
 from quicether.dht.search import Search
 from quicether.errors import ConfigError
@@ -30,8 +31,8 @@ MAX_CONTENTS: Final = 256
 """Most contents that one node publishes."""
 SETTLE: Final = 0.1
 """Seconds in which changes of one key gather before they are stored."""
-LOOKUP_EVERY: Final = 2
-"""A fresh lookup for the holders at every second publication."""
+MAX_NAMED: Final = 8
+"""So many holders that others named are tried in one round."""
 RETRY_AFTER: Final = 30.0
 """Seconds until a fresh lookup after too many holders failed."""
 REUSE: Final = 5.0
@@ -43,16 +44,19 @@ class _Place:
 
     contents: by slot. leaving: what is being withdrawn, until a fresh lookup's holders know.
     holders: who keeps our records, and whether they have our certificate. due: next publication.
+    fresh: it begins with a lookup. lost, named: holders that failed and were found, this round.
+    open: answers to wait for.
     """
 
-    __slots__ = ("again", "contents", "due", "holders", "leaving", "lost", "open", "round")
+    __slots__ = ("again", "contents", "due", "fresh", "holders", "leaving", "lost", "named", "open")
 
     def __init__(self) -> None:
         self.contents: dict[bytes, Content] = {}
         self.leaving: dict[bytes, Content] = {}
         self.holders: dict[Contact, bool] = {}
-        self.round = 0
+        self.fresh = True
         self.lost = 0
+        self.named = 0
         self.open = 0
         self.due = float("inf")
         self.again = False
@@ -118,7 +122,7 @@ class Publisher:
     def republish(self, now: float) -> None:
         """Find the holders anew and store everything with them within a few seconds."""
         for key, place in self._places.items():
-            place.round = 0
+            place.fresh = True
             self._soon(key, place, now + 5.0 * self._core.random.random())
 
     def renew_signatures(self, now: float) -> None:
@@ -144,7 +148,9 @@ class Publisher:
             place.again = True
             return
         wires = self._wires(key, place, now)
-        fresh = not place.holders or place.round % LOOKUP_EVERY == 0 or bool(place.leaving)
+        fresh = place.fresh or not place.holders or bool(place.leaving)
+        place.fresh = False
+        place.lost = place.named = 0
         if place.leaving or not fresh:
             self._store_all(key, place, place.holders, wires, now)
         if fresh:
@@ -154,7 +160,6 @@ class Publisher:
                 self._found(key, place, wires, lookup, at)
 
             Search(self._core, key, found, seeds=place.holders).start(now)
-        place.round += 1
         life = min((c.max_ttl for c in place.contents.values()), default=None)
         if life is not None:
             self._soon(key, place, now + self._core.spread(life / 2))
@@ -173,7 +178,6 @@ class Publisher:
     def _store_all(
         self, key: int, place: _Place, holders: Iterable[Contact], wires: list[bytes], now: float
     ) -> None:
-        place.lost = 0
         for contact in list(holders):
             self._store(key, place, contact, wires, now)
 
@@ -187,11 +191,15 @@ class Publisher:
             place.lost += 1
             place.holders.pop(contact, None)
             if place.lost == K // 4:
-                place.round = 0
+                place.fresh = True
                 self._soon(key, place, at + self._core.spread(RETRY_AFTER))
             self._close(key, place, at)
 
+        known = b"".join(holder.wire[:KNOWN_BYTES] for holder in place.holders)
+
         def stored(answer: Stored, at: float) -> None:
+            for named in answer.contacts:
+                self._named(key, place, named, wires, at)
             needy = StoreResult.CERTIFICATE_NEEDED in answer.results
             if contact in place.holders:
                 place.holders[contact] = not needy
@@ -201,7 +209,25 @@ class Publisher:
 
         for batch in batches(sent):
             place.open += 1
-            self._core.ask(contact, Store(key, batch), now, stored, failed)
+            self._core.ask(contact, Store(key, batch, known), now, stored, failed)
+
+    def _named(
+        self, key: int, place: _Place, named: Contact, wires: list[bytes], now: float
+    ) -> None:
+        holders = place.holders
+        if named.key == self._core.me.key or any(h.key == named.key for h in holders):
+            return
+        if place.named >= MAX_NAMED:
+            return
+        if len(holders) >= K:
+            farthest = max(holders, key=lambda holder: holder.key ^ key)
+            if farthest.key ^ key < named.key ^ key:
+                return
+            # It keeps what it has until that ends, and is simply not told any more.
+            del holders[farthest]
+        place.named += 1
+        holders[named] = False
+        self._store(key, place, named, wires, now)
 
     def _close(self, key: int, place: _Place, now: float) -> None:
         place.open -= 1

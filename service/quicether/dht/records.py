@@ -125,7 +125,7 @@ class RecordVerifier:
         record = self._records.get(digest)
         if record is not None and record.member is member:
             self._records.move_to_end(digest)
-            _check_age(record.content, record.issued, record.ttl, wall)
+            check_age(record.content, record.issued, record.ttl, wall)
             return record
         record = _check(wire, content, signature, member, self._trust, wall)
         self._records[digest] = record
@@ -254,7 +254,7 @@ def _check(
             f"record of {owner.short}… with the certificate of {member.node_id.short}…",
         )
     check_coverage(content, member)
-    _check_age(content, issued, ttl, wall)
+    check_age(content, issued, ttl, wall)
     keys = content.keys(trust.network_id, owner)
     return Record(content, member, issued, ttl, wire, keys, slot_of(owner, content))
 
@@ -270,7 +270,8 @@ def check_coverage(content: Content, member: Member) -> None:
             )
 
 
-def _check_age(content: Content, issued: int, ttl: int, wall: float) -> None:
+def check_age(content: Content, issued: int, ttl: int, wall: float) -> None:
+    """Check that a record is neither of the future nor past. Raises RecordRefused: it is."""
     life = ttl or content.max_ttl + 2 * CLOCK_SKEW
     age = wall - issued / 1000
     if age < -CLOCK_SKEW or age >= life:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from quicether.dht import messages
+from quicether.dht.buckets import K
 from quicether.dht.contact import Contact
 from quicether.dht.contents import RecordRefused
 from quicether.dht.core import Core
@@ -92,8 +93,9 @@ class Responder:
                 return Nodes(tuple(self._core.table.closest(target, count, peer.key)))
             case FindValue():
                 return self._values(peer, request, now)
-            case Store(key, records):
-                return Stored(tuple(self._store(key, wire, now) for wire in records))
+            case Store(key, records, known):
+                results = tuple(self._store(key, wire, now) for wire in records)
+                return Stored(results, self._missing(peer, key, known))
             case Notify(key, records):
                 if self._directory.watches(key):
                     self._directory.offer_wires(key, records, now)
@@ -128,6 +130,15 @@ class Responder:
             more,
             int(self._watchers.add(request.key, peer, now)) if request.watch else 0,
         )
+
+    def _missing(self, peer: Contact, key: int, known: bytes) -> tuple[Contact, ...]:
+        if not known:
+            return ()
+        size = messages.KNOWN_BYTES
+        starts = {known[at : at + size] for at in range(0, len(known), size)}
+        # We are one of the k holders ourselves, so k - 1 others are of interest.
+        closest = self._core.table.closest(key, K - 1, peer.key)
+        return tuple(contact for contact in closest if contact.wire[:size] not in starts)
 
     def _store(self, key: int, wire: bytes, now: float) -> StoreResult:
         core = self._core
