@@ -8,6 +8,7 @@ import pytest
 
 from quicether.errors import ConfigError, TrustError
 from quicether.model import UnderlayAddress
+from quicether.overlay.mesh import SecurityEvents
 from quicether.policy.audit import (
     LEFT_OUT_INTERVAL,
     MAX_LISTED,
@@ -39,6 +40,12 @@ class Trail:
 @pytest.fixture
 def trail() -> Trail:
     return Trail()
+
+
+def test_it_hears_what_the_mesh_tells(trail: Trail) -> None:
+    told: SecurityEvents = trail.audit
+    told.refused(REMOTE, TrustError("no"))
+    assert trail.sink.records
 
 
 def test_every_kind_but_the_count_has_a_rate() -> None:

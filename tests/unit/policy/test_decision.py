@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from quicether.dataplane.packet import PacketView, view
+from quicether.dataplane.snapshot import PacketPolicy
 from quicether.model import Member
 from quicether.policy import decision
 from quicether.policy.audit import Audit
@@ -64,6 +65,11 @@ class Judge:
             self.owners.get(address) for address in (packet.source, packet.destination)
         )
         return self.policy.permits(packet, source, destination, self.now)
+
+
+def test_it_is_the_policy_that_the_data_path_asks() -> None:
+    asked: PacketPolicy = Policy(RuleSet.without_policy())
+    assert asked.permits(OUT, LAPTOP, HOME, 0.0)
 
 
 def test_what_no_rule_allows_is_denied() -> None:

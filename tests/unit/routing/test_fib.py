@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from quicether.dataplane.snapshot import Fib, Ownership
 from quicether.model import LOCAL, Member, NextHop, NodeId, RouteSource
 from quicether.routing import fib
 from quicether.routing.fib import ForwardingTable, Owners
@@ -40,6 +41,14 @@ def member(node_id: NodeId, *addresses: str) -> Member:
     return Member(
         node_id, node_id.short, bytes(32), tuple(ip_address(each) for each in addresses), ()
     )
+
+
+def test_the_views_are_what_the_data_path_reads() -> None:
+    view = table_of({"10.0.0.0/8": node(B)}).view
+    fib_seam: Fib = view
+    owners_seam: Ownership = Owners(view, {}, member(A))
+    assert fib_seam.lookup(packed("10.0.0.1")) == node(B)
+    assert owners_seam.owner(packed("10.0.0.1")) is None
 
 
 def test_an_empty_fib_has_no_next_hop() -> None:
