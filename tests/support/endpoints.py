@@ -121,9 +121,9 @@ class RecordedEndpoint(AioquicEndpoint):
 
 async def join(a: RecordedEndpoint, b: RecordedEndpoint) -> tuple[Connection, Connection]:
     """Connect a to b and return the connection as each of them sees it."""
-    known = len(b.events.connections)
+    ours, theirs = len(a.events.connections), len(b.events.connections)
     a.connect(b.local_address, expect=b.identity.node_id)
-    ours = await a.events.until(lambda: a.events.connections[-1:] or a.events.failures[-1:])
+    await a.events.until(lambda: len(a.events.connections) > ours or a.events.failures)
     assert not a.events.failures, a.events.failures
-    await b.events.until(lambda: len(b.events.connections) > known)
-    return ours[0], b.events.connections[-1]  # type: ignore[return-value]
+    await b.events.until(lambda: len(b.events.connections) > theirs)
+    return a.events.connections[-1], b.events.connections[-1]

@@ -29,7 +29,7 @@ RETRY_ABOVE: Final = 32
 """Accepted handshakes under way above which clients have to prove their address."""
 MAX_HALF_OPEN: Final = 256
 """Accepted handshakes under way at one time."""
-MAX_HALF_OPEN_PER_HOST: Final = 64
+MAX_HALF_OPEN_PER_HOST: Final = 128
 """The same from one IP address."""
 
 

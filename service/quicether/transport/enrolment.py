@@ -174,6 +174,7 @@ class EnrolmentClient:
         except QuicEtherError as error:
             self._fail(error)
             return
+        self._session.accept(self._carrier.now())
         self._session.send_stream(CONTROL_STREAM, self._body, end=True)
 
     def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:

@@ -30,16 +30,18 @@ class PathMtu:
     """
 
     def __init__(self, base: int, ceiling: int, now: float) -> None:
-        """Begin with base bytes and look for more, up to ceiling."""
+        """Begin with base bytes, see whether they pass, and look for more, up to ceiling."""
         self.size = max(FLOOR, min(base, ceiling))
         self.deadline: float | None = None
         self._base = self.size
         self._ceiling = max(ceiling, self.size)
         self._candidate: int | None = None
         self._tries = 0
+        self._confirming = False
         self._confirmed_at = now
+        self._raise_at: float | None = None
         self._low, self._high = self.size, self._ceiling
-        self._next_candidate(self._ceiling, now)
+        self._begin(now)
 
     def probe(self, now: float, timeout: float, *, alive: bool) -> int | None:
         """Return the size of a probe to send now, if one is due.
@@ -68,11 +70,18 @@ class PathMtu:
         self._confirmed_at = now
         if size < self.size or size > self._ceiling:
             return
+        if self._confirming and size == self.size:
+            self._confirming = False
+            self._candidate, self.deadline = None, self._raise_at
+            return
+        untried = self._high == self._ceiling
         self.size = size
         self._low = size
         self._high = max(self._high, size)
         if self._candidate is not None and size >= self._candidate:
-            self._next_candidate((size + self._high + 1) // 2, now)
+            # Most paths carry what the interface does, so that is tried before any middle.
+            middle = (size + self._high + 1) // 2
+            self._next_candidate(self._ceiling if untried else middle, now)
 
     def refused(self, size: int, now: float) -> None:
         """The local interface does not take size bytes."""
@@ -91,25 +100,36 @@ class PathMtu:
             and now - self._confirmed_at >= CONFIRM_AFTER
         ):
             return False
-        self._candidate = self.size
-        self._tries = 0
-        self.deadline = now
+        self._confirming = True
+        self._candidate, self._tries, self.deadline = self.size, 0, now
         return True
 
     def _too_large(self, size: int, now: float) -> None:
         if size <= self.size:
             # A black hole: go back to what every path carries, and search from there.
-            self.size = self._base if size > self._base else FLOOR
-            self._low = self.size
-        self._high = max(self._low, min(self._high, size - 1))
-        self._next_candidate((self._low + self._high + 1) // 2, now)
+            self.size = self._low = self._base if size > self._base else FLOOR
+            self._high = max(self._low, size - 1)
+            self._begin(now)
+        else:
+            self._high = max(self._low, min(self._high, size - 1))
+            self._next_candidate((self._low + self._high + 1) // 2, now)
+
+    def _begin(self, now: float) -> None:
+        """Look for the size from a new beginning, which has to pass first unless all paths do."""
+        if self.size > FLOOR:
+            self._candidate, self._tries, self.deadline = self.size, 0, now
+            self._confirming = False
+        else:
+            self._next_candidate(self._high, now)
 
     def _next_candidate(self, size: int, now: float) -> None:
         self._tries = 0
+        self._confirming = False
         if self._high - self._low < STEP or size <= self._low:
             self._candidate = None
             self._confirmed_at = now
-            self.deadline = now + RAISE_AFTER if self.size < self._ceiling else None
+            self._raise_at = now + RAISE_AFTER if self.size < self._ceiling else None
+            self.deadline = self._raise_at
         else:
             self._candidate = size
             self.deadline = now

@@ -40,6 +40,8 @@ SAMPLE_EVERY: Final = 1.0
 
 _LINK: Final = 1280
 """MTU, in bytes, that every IPv6 link has; where the search for the path's own begins."""
+_SHORTEST_PROBE: Final = 0.15
+"""Shortest wait, in seconds, for the acknowledgement of a path MTU probe."""
 _PACKETS_AT_ONCE: Final = 128
 _PING: Final = 0
 
@@ -436,7 +438,7 @@ class Session:
         path = self._path
         if path is None or self.engine.sendable() is not None:
             return
-        timeout = max(0.25, 2 * self.engine.probe_timeout)
+        timeout = max(_SHORTEST_PROBE, 2 * self.engine.probe_timeout)
         size = path.probe(now, timeout, alive=self._heard_since_probe)
         while size is not None:
             self._heard_since_probe = False

@@ -1,0 +1,121 @@
+"""Control messages on the wire: what is right passes whole, what is wrong is named."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+
+from quicether import cbor
+from quicether.errors import ProtocolError
+from quicether.model import NodeId
+from quicether.transport.messages import (
+    MAX_MESSAGE,
+    MAX_PREFIXES,
+    Announce,
+    Bye,
+    Hello,
+    Message,
+    MessageReader,
+    Ping,
+    Pong,
+    decode,
+    encode,
+)
+
+NODE = NodeId(bytes(range(20)))
+HELLO = Hello(
+    node_id=NODE,
+    name="home",
+    capabilities=("gateway", "relay-1"),
+    mtu=1420,
+    prefixes=(IPv4Network("192.168.1.0/24"), IPv6Network("fd00:1::/64")),
+    forwards=(IPv4Network("0.0.0.0/0"),),
+    listen_port=9000,
+    instance=b"12345678",
+)
+SAMPLES: list[Message] = [
+    HELLO,
+    Hello(node_id=NODE, name="n"),
+    Announce(),
+    Announce(prefixes=(IPv4Network("10.0.0.0/8"),)),
+    Ping(token=b"1"),
+    Pong(token=b"0123456789abcdef"),
+    Bye(reason="updating"),
+]
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: message.kind)
+def test_what_is_said_is_what_is_heard(message: Message) -> None:
+    assert MessageReader().feed(encode(message)) == [message]
+
+
+def test_messages_are_read_whole_from_pieces_of_any_size() -> None:
+    stream = b"".join(encode(message) for message in SAMPLES)
+    for size in (1, 2, 7, 100, len(stream)):
+        reader = MessageReader()
+        heard: list[Message] = []
+        for at in range(0, len(stream), size):
+            heard += reader.feed(stream[at : at + size])
+        assert heard == SAMPLES
+
+
+def test_the_wire_form_does_not_change_unnoticed() -> None:
+    assert encode(Ping(token=b"\x01\x02")).hex() == (
+        "0014" "a2" "64" "6b696e64" "64" "70696e67" "65" "746f6b656e" "42" "0102"
+    )  # fmt: skip
+
+
+def test_what_a_newer_peer_adds_is_passed_over() -> None:
+    newer = cbor.encode({"kind": "ping", "token": b"1", "colour": "red", "list": [1, [2]]})
+    assert decode(newer) == Ping(token=b"1")
+    reader = MessageReader()
+    unknown = cbor.encode({"kind": "song", "verse": 1})
+    assert reader.feed(len(unknown).to_bytes(2, "big") + unknown + encode(HELLO)) == [HELLO]
+    assert reader.unknown == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"kind": "ping"}, "token"),
+        ({"kind": "ping", "token": "text"}, "token"),
+        ({"kind": "ping", "token": bytes(17)}, "token"),
+        ({"kind": 1}, "kind"),
+        ({}, "kind"),
+        ([], "map"),
+        ("hello", "map"),
+        ({"kind": "hello", "name": "x"}, "node_id"),
+        ({"kind": "hello", "name": "x", "node_id": bytes(19)}, "node_id"),
+        ({"kind": "hello", "name": "", "node_id": bytes(20)}, "name"),
+        ({"kind": "hello", "name": "x", "node_id": bytes(20), "mtu": 100}, "mtu"),
+        ({"kind": "hello", "name": "x", "node_id": bytes(20), "mtu": True}, "mtu"),
+        ({"kind": "hello", "name": "x", "node_id": bytes(20), "capabilities": ["A"]}, "capab"),
+        ({"kind": "announce", "prefixes": [b"\x0a\x00\x00\x01\x08"]}, "host bits"),
+        ({"kind": "announce", "prefixes": [b"\x0a\x00\x00\x00\x21"]}, "prefixes"),
+        ({"kind": "announce", "prefixes": ["10.0.0.0/8"]}, "prefixes"),
+        ({"kind": "announce", "prefixes": [bytes(5)] * (MAX_PREFIXES + 1)}, "prefixes"),
+        ({"kind": "announce", "prefixes": {}}, "prefixes"),
+        ({"kind": "ping", "token": b"1", "deep": [[[[[]]]]]}, "depth"),
+    ],
+)
+def test_what_is_wrong_is_named(content: object, names: str) -> None:
+    with pytest.raises(ProtocolError, match=names):
+        decode(cbor.encode(content))
+
+
+def test_a_message_that_is_too_large_is_neither_said_nor_waited_for() -> None:
+    with pytest.raises(ProtocolError, match="at most"):
+        MessageReader().feed((MAX_MESSAGE + 1).to_bytes(2, "big"))
+    largest = Announce(
+        prefixes=tuple(IPv6Network((n << 64, 64)) for n in range(MAX_PREFIXES)),
+        forwards=tuple(IPv6Network((n << 64, 64)) for n in range(MAX_PREFIXES)),
+    )
+    with pytest.raises(ProtocolError, match="at most"):
+        encode(largest)
+    assert len(encode(Announce(prefixes=largest.prefixes))) <= MAX_MESSAGE
+
+
+def test_versions_overlap_or_do_not() -> None:
+    assert Hello(node_id=NODE, name="n", version=7, oldest=1).speaks_our_version
+    assert not Hello(node_id=NODE, name="n", version=7, oldest=2).speaks_our_version

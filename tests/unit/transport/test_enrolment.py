@@ -1,0 +1,167 @@
+"""Machines without a certificate: one request, one answer, few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from cryptography import x509
+
+from quicether.errors import HostError, ProtocolError, QuicEtherError, TrustError, UnreachableError
+from quicether.model import DropReason, UnderlayAddress
+from quicether.transport import enrolment
+from quicether.transport.enrolment import MAX_REQUEST, TRIES_AT_ONCE, enrol
+from support.certificates import Identity, Network
+from support.endpoints import RecordedEndpoint, join
+
+
+class Office:
+    """Answers with what `answer` returns and keeps what it was asked."""
+
+    def __init__(self, answer: Callable[[bytes], bytes] = lambda body: body[::-1]) -> None:
+        self.answer = answer
+        self.asked: list[bytes] = []
+        self.wait: asyncio.Event | None = None
+
+    async def enrol(self, remote: UnderlayAddress, body: bytes) -> bytes:
+        self.asked.append(body)
+        if self.wait is not None:
+            await self.wait.wait()
+        return self.answer(body)
+
+
+def only(identity: Identity) -> Callable[[x509.Certificate], None]:
+    """Return a check that takes the certificate of identity alone."""
+
+    def check(certificate: x509.Certificate) -> None:
+        if certificate != identity.certificate:
+            raise TrustError("this is not the node that invited us")
+
+    return check
+
+
+def test_a_machine_without_a_certificate_gets_its_answer_and_members_still_connect() -> None:
+    async def main() -> None:
+        network = Network()
+        office = Office()
+        async with (
+            RecordedEndpoint(network.member("home"), network.trust()) as home,
+            RecordedEndpoint(network.member("peer"), network.trust()) as peer,
+        ):
+            home.accept_enrolment(office)
+            check = only(home.identity)
+            body = bytes(range(256)) * 40
+            assert await enrol(home.local_address, body, 5, check) == body[::-1]
+            assert office.asked == [body]
+            await join(peer, home)
+            assert len(home.events.connections) == 1
+            assert not home.events.refusals
+
+    asyncio.run(main())
+
+
+def test_enrolment_is_off_unless_it_was_asked_for() -> None:
+    async def main() -> None:
+        network = Network()
+        office = Office()
+        async with RecordedEndpoint(network.member("home"), network.trust()) as home:
+            for _ in range(2):
+                with pytest.raises(ProtocolError, match="does not speak"):
+                    await enrol(home.local_address, b"please", 5, only(home.identity))
+                home.accept_enrolment(office)
+                assert await enrol(home.local_address, b"ab", 5, only(home.identity)) == b"ba"
+                home.accept_enrolment(None)
+            assert len(office.asked) == 2
+
+    asyncio.run(main())
+
+
+def test_nothing_is_said_to_a_server_that_is_not_the_right_one() -> None:
+    async def main() -> None:
+        network = Network()
+        office = Office()
+        async with RecordedEndpoint(network.member("home"), network.trust()) as home:
+            home.accept_enrolment(office)
+            with pytest.raises(TrustError, match="not the node that invited us"):
+                await enrol(home.local_address, b"secret", 5, only(network.member("other")))
+            assert office.asked == []
+
+    asyncio.run(main())
+
+
+def refused(body: bytes) -> bytes:
+    raise TrustError("the code 1234 was used already")
+
+
+def broken(body: bytes) -> bytes:
+    raise HostError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(refused, TrustError), (broken, UnreachableError)], ids=["no", "broken"]
+)
+def test_a_refusal_is_told_without_its_reason(
+    answer: Callable[[bytes], bytes], kind: type[QuicEtherError]
+) -> None:
+    async def main() -> None:
+        network = Network()
+        async with RecordedEndpoint(network.member("home"), network.trust()) as home:
+            home.accept_enrolment(Office(answer))
+            with pytest.raises(kind) as caught:
+                await enrol(home.local_address, b"please", 5, only(home.identity))
+            assert "1234" not in str(caught.value)
+            assert "disk" not in str(caught.value)
+            assert len(home.events.refusals) == (kind is TrustError)
+
+    asyncio.run(main())
+
+
+def test_what_is_too_large_or_too_slow_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        network = Network()
+        office = Office(lambda body: bytes(enrolment.MAX_ANSWER + 1))
+        async with RecordedEndpoint(network.member("home"), network.trust()) as home:
+            home.accept_enrolment(office)
+            check = only(home.identity)
+            with pytest.raises(ProtocolError, match="at most"):
+                await enrol(home.local_address, bytes(MAX_REQUEST + 1), 5, check)
+            with pytest.raises(ProtocolError, match="something else"):
+                await enrol(home.local_address, b"please", 5, check)
+            office.wait = asyncio.Event()
+            with pytest.raises(UnreachableError, match="no answer"):
+                await enrol(home.local_address, b"please", 0.3, check)
+            monkeypatch.setattr(enrolment, "ANSWER_TIMEOUT", 0.2)
+            with pytest.raises(UnreachableError, match="too slow"):
+                await enrol(home.local_address, b"please", 5, check)
+
+    asyncio.run(main())
+
+
+def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(enrolment, "MAX_ENROLLING", 2)
+        network = Network()
+        office = Office()
+        office.wait = asyncio.Event()
+        async with RecordedEndpoint(network.member("home"), network.trust()) as home:
+            home.accept_enrolment(office)
+            check = only(home.identity)
+            waiting = [
+                asyncio.create_task(enrol(home.local_address, b"ab", 10, check)) for _ in range(3)
+            ]
+            done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            (full,) = done
+            with pytest.raises(TrustError, match="too many"):
+                full.result()
+            office.wait.set()
+            assert await asyncio.gather(*pending) == [b"ba", b"ba"]
+            served = 2
+            with pytest.raises(TrustError, match="too many"):
+                while served <= 2 * TRIES_AT_ONCE:
+                    await enrol(home.local_address, b"ab", 10, check)
+                    served += 1
+            assert served <= TRIES_AT_ONCE + 2
+            assert home.counters.drops[DropReason.RPC_LIMITED] == 2
+
+    asyncio.run(main())
