@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from random import Random
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from quicether.counters import Counters
 from quicether.dht import messages
@@ -23,6 +22,17 @@ from quicether.dht.records import Record, Verifier
 from quicether.dht.store import DEFAULT_LIMITS, StoreLimits, ValueStore
 from quicether.errors import ProtocolError
 from quicether.model import DropReason
+
+
+class Entropy(Protocol):
+    """Where chance comes from: the system's in a node, seeded in the simulator."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """Return a number of k random bits."""
+
 
 MAX_CALLS: Final = 1024
 """Requests without an answer yet; more fail at once."""
@@ -118,7 +128,7 @@ class Core:
         network_id: bytes,
         verifier: Verifier,
         config: DhtConfig,
-        random: Random,
+        random: Entropy,
         counters: Counters,
         clock_offset: float,
     ) -> None:

@@ -16,14 +16,13 @@ records go by; after the host's clock was set the driver changes `node.clock_off
 from __future__ import annotations
 
 from collections.abc import Iterable
-from random import Random
 from typing import Final
 
 from quicether.counters import Counters
 from quicether.dht.buckets import K
 from quicether.dht.contact import Contact
 from quicether.dht.contents import Content
-from quicether.dht.core import Core, DhtConfig
+from quicether.dht.core import Core, DhtConfig, Entropy
 from quicether.dht.directory import Directory
 from quicether.dht.events import BootstrapWanted, Event, Joined, LookupDone
 from quicether.dht.keyspace import bucket_index
@@ -77,14 +76,14 @@ class DhtNode:
         verifier: Verifier,
         signer: Signer,
         counters: Counters,
-        random: Random,
+        random: Entropy,
         clock_offset: float,
         config: DhtConfig | None = None,
     ) -> None:
         """Make a node that knows nobody yet.
 
         me: our own NodeId; its endpoints are told to nobody, peers see where we come from.
-        random: entropy; seeded in the simulator. clock_offset: see the module.
+        random: `random.SystemRandom()`, or seeded in the simulator. clock_offset: see the module.
         """
         core = Core(me, network_id, verifier, config or DhtConfig(), random, counters, clock_offset)
         self._core = core
