@@ -8,7 +8,7 @@ import pytest
 
 from quicether.errors import ConfigError, TrustError
 from quicether.model import UnderlayAddress
-from quicether.overlay.mesh import SecurityEvents
+from quicether.overlay.mesh import AuditEvents
 from quicether.policy.audit import (
     LEFT_OUT_INTERVAL,
     MAX_LISTED,
@@ -43,7 +43,7 @@ def trail() -> Trail:
 
 
 def test_it_hears_what_the_mesh_tells(trail: Trail) -> None:
-    told: SecurityEvents = trail.audit
+    told: AuditEvents = trail.audit
     told.refused(REMOTE, TrustError("no"))
     assert trail.sink.records
 
