@@ -16,12 +16,12 @@ from quicether.identity.store import roots
 from quicether.model import Address, Member, NodeId
 from quicether.policy.decision import explain
 from quicether.policy.load import PolicyError, read_policy
-from quicether.policy.rules import PROTOCOL_NAMES, parse_node, parse_ports, parse_protocols
+from quicether.policy.rules import parse_node, parse_ports, protocol_number
 from quicether.policy.ruleset import RuleSet
 
 _WITH_PORTS = ("tcp", "udp", "sctp", "dccp", "udplite")
-Service = tuple[frozenset[int], int | None]
-"""Numbers that a protocol has (ICMP one for each IP version), and the port where it has any."""
+Service = tuple[str, int | None]
+"""Name of a protocol, and the port where it has any."""
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -71,7 +71,7 @@ def _add_test(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--port",
         dest="service",
         type=offline.argument(_service),
-        default=(PROTOCOL_NAMES["icmp"], None),
+        default=("icmp", None),
         metavar="PORT/PROTOCOL",
         help="such as 443/tcp, 53/udp, or icmp (the default)",
     )
@@ -115,14 +115,13 @@ def _test(arguments: argparse.Namespace) -> int:
     for name, nodes in arguments.group:
         groups[name] = groups.get(name, frozenset()) | nodes
     address: Address = arguments.destination
-    protocols, port = arguments.service
-    protocol = min(protocols) if address.version == 4 else max(protocols)
+    protocol, port = arguments.service
     verdict = explain(
         rules,
         _member(arguments.source, groups),
         None if arguments.owner is None else _member(arguments.owner, groups),
         address,
-        protocol,
+        protocol_number(protocol, address.version),
         port,
     )
     offline.say(
@@ -157,15 +156,15 @@ def _node(text: str) -> str:
 
 def _service(text: str) -> Service:
     port, _, name = text.rpartition("/")
-    protocols = parse_protocols(name)
+    protocol_number(name, 4)
     if not port:
         if name in _WITH_PORTS:
             raise ConfigError(f"{text!r} has no port; write it before the protocol, as in 443/tcp")
-        return protocols, None
-    ranges = parse_ports(port)
-    if name not in _WITH_PORTS or ranges[0][0] != ranges[0][1]:
+        return name, None
+    ((first, last), *_) = parse_ports(port)
+    if name not in _WITH_PORTS or first != last:
         raise ConfigError(f"{text!r} is not one port and its protocol, as in 443/tcp")
-    return protocols, ranges[0][0]
+    return name, first
 
 
 def _group(text: str) -> tuple[str, frozenset[str]]:

@@ -37,8 +37,12 @@ MAX_RULES: Final = 20_000
 MAX_GROUP_MEMBERS: Final = 10_000
 MAX_PORTS: Final = 256
 """Ports and ranges in one rule."""
-MIN_NODE_ID_DIGITS: Final = 10
-"""Digits of a NodeId that a rule must give: as many as `quicether peers` shows."""
+MIN_RULE_ID_DIGITS: Final = 10
+"""Digits of a NodeId that a rule must give: as many as `quicether peers` shows.
+
+A person at a terminal may write fewer, which then must be unique. A rule also holds for nodes
+that nobody knows yet, and a key whose id begins with a few given digits is quickly made.
+"""
 
 PROTOCOL_NAMES: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
     {
@@ -61,7 +65,7 @@ PROTOCOL_NAMES: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
     }
 )
 _RULE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_NODE_ID: Final = re.compile(rf"[0-9a-f]{{{MIN_NODE_ID_DIGITS},40}}")
+_NODE_ID: Final = re.compile(rf"[0-9a-f]{{{MIN_RULE_ID_DIGITS},40}}")
 
 
 class Action(StrEnum):
@@ -140,6 +144,17 @@ def parse_protocols(value: object) -> frozenset[int]:
     if not found:
         raise ConfigError("protocols is empty; leave it out to mean every protocol")
     return found
+
+
+def protocol_number(name: str, version: int) -> int:
+    """Return the number of a protocol by its name, for packets of one IP version.
+
+    Raises ConfigError: an unknown name.
+    """
+    if name not in PROTOCOL_NAMES:
+        raise ConfigError(f"protocol {_shown(name)} is none of {', '.join(PROTOCOL_NAMES)}")
+    numbers = PROTOCOL_NAMES[name]
+    return min(numbers) if version == 4 else max(numbers)
 
 
 def parse_ports(value: object) -> tuple[PortRange, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from quicether.model import Member, NodeId
-from quicether.policy.rules import MIN_NODE_ID_DIGITS, Action, PolicyFile, Rule, SelectorKind
+from quicether.policy.rules import MIN_RULE_ID_DIGITS, Action, PolicyFile, Rule, SelectorKind
 
 DENIED_BY_DEFAULT: Final = "default"
 """Stands as the rule's id where no rule matched."""
@@ -283,4 +283,4 @@ def _lowest(mask: int) -> int:
 
 
 def _may_be_id(name: str) -> bool:
-    return MIN_NODE_ID_DIGITS <= len(name) <= 40 and not set(name) - set("0123456789abcdef")
+    return MIN_RULE_ID_DIGITS <= len(name) <= 40 and not set(name) - set("0123456789abcdef")
