@@ -53,6 +53,7 @@ class Service:
         self._bus.add_message_handler(self._on_message)
         for interface, member in (
             (PROPERTIES, "PropertiesChanged"),
+            (OBJECT_MANAGER, "InterfacesAdded"),
             (OBJECT_MANAGER, "InterfacesRemoved"),
         ):
             await add_match(
@@ -224,12 +225,14 @@ class Service:
         # what comes from the owner of the service's name counts.
         if message.message_type is not MessageType.SIGNAL or message.sender != self._owner:
             return
-        if message.member == "InterfacesRemoved" and message.signature == "oas":
-            if message.body[0] == self._path:
-                # It may still be the object of an activation before ours: the service knows.
+        if message.interface == OBJECT_MANAGER:
+            if message.signature.startswith("o") and message.body[0] == self._path:
+                # Told with a delay, changes up to then included; what is removed may be the object
+                # of an activation before ours. The service knows how things are now.
                 self._stale = True
-                self._removed.set()
                 self._news.set()
+                if message.member == "InterfacesRemoved":
+                    self._removed.set()
         elif (
             message.member == "PropertiesChanged"
             and message.signature == "sa{sv}as"

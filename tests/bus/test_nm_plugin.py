@@ -372,6 +372,26 @@ def test_the_late_end_of_an_earlier_tunnel_does_not_end_this_one() -> None:
     run(test)
 
 
+def test_what_changed_before_the_object_was_announced_is_not_missed() -> None:
+    """The service tells changes since InterfacesAdded, which may come after our first look."""
+
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        tunnel = it.service.tunnels["home"]
+        tunnel.host_config["prefixes"] = Variant("as", ["10.1.0.0/16"])
+        manager = "org.freedesktop.DBus.ObjectManager"
+        body = [contract.tunnel_path("home"), {contract.TUNNEL_INTERFACE: {}}]
+        await it.service.bus.send(
+            Message.new_signal(contract.ROOT_PATH, manager, "InterfacesAdded", "oa{sa{sv}}", body)
+        )
+        await it.networkmanager.until(lambda entries: len(entries) == 2)
+        assert len(dict(it.networkmanager.entries)["Ip4Config"]["routes"]) == 1
+
+    run(test)
+
+
 def test_a_service_that_vanishes_ends_the_connection_within_a_second() -> None:
     async def test(it: Bench) -> None:
         await it.networkmanager.connect(profile())
