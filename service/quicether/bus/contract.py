@@ -31,6 +31,8 @@ TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
 #   signals: only org.freedesktop.DBus.Properties.PropertiesChanged, coalesced. Peers, Routes and
 #            their counts come as invalidated; Counters change without a signal.
 
+DEFAULT_TUNNEL: Final = "quicether"
+"""The tunnel of /etc/quicether/config.toml."""
 LIST_LIMIT: Final = 256
 """Most entries of a list in one message; ListPeers and ListRoutes give the rest."""
 
