@@ -1,8 +1,8 @@
 """Machines without a certificate ask for one: one bounded request, one answer (`ENROL_ALPN`).
 
 The client shows no certificate and is nobody. It checks the server's through what it was told
-beforehand (a code, a fingerprint), sends its request on the first stream and reads the answer from
-there. What is in them belongs to whoever hands out certificates.
+beforehand (a code, a fingerprint), makes its request for that server alone, sends it on the first
+stream and reads the answer from there. What is in them belongs to whoever hands out certificates.
 """
 
 from __future__ import annotations
@@ -152,30 +152,32 @@ class EnrolmentClient:
     def __init__(
         self,
         session: Session,
-        body: bytes,
-        check_server: Callable[[x509.Certificate], None],
+        question: Callable[[x509.Certificate], bytes],
         carrier: UdpCarrier,
     ) -> None:
         self.deadline: float | None = None
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._session = session
-        self._body = body
-        self._check_server = check_server
+        self._question = question
         self._carrier = carrier
         self._received = bytearray()
 
     def established(self, protocol: str | None) -> None:
-        """Check whom we speak to before a byte of the request goes out."""
+        """Make the request for the server that answers, and send it."""
         certificate = peer_certificate(self._session.engine.tls)
         try:
             if certificate is None:
                 raise TrustError(f"{self._session.remote} showed no certificate")
-            self._check_server(certificate)
+            body = self._question(certificate)
+            if len(body) > MAX_REQUEST:
+                raise ProtocolError(
+                    f"a request of {len(body)} bytes; at most {MAX_REQUEST} are allowed"
+                )
         except QuicEtherError as error:
             self._fail(error)
             return
         self._session.accept(self._carrier.now())
-        self._session.send_stream(CONTROL_STREAM, self._body, end=True)
+        self._session.send_stream(CONTROL_STREAM, body, end=True)
 
     def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
         """Gather the answer."""
@@ -214,20 +216,19 @@ class EnrolmentClient:
 
 async def enrol(
     address: UnderlayAddress,
-    body: bytes,
+    question: Callable[[x509.Certificate], bytes],
     timeout: float,
-    check_server: Callable[[x509.Certificate], None],
     mark: int | None = None,
 ) -> bytes:
     """Send one request to the node at address, as nobody, and return its answer.
 
-    timeout: seconds for all of it. check_server: raises TrustError for a certificate that is not
-    the right node's; it is called before a byte of body goes out. mark: SO_MARK of the packets.
+    question: makes the request for the node that proved to own the certificate, or raises
+    TrustError if it is not the right one; then nothing goes out. timeout: seconds for all of it.
+    mark: SO_MARK of the packets.
     Raises UnreachableError: no answer in time; TrustError: refused, by either side; ProtocolError:
-    the body or the answer is too large, or the node does not take requests; HostError: no socket.
+    the request or the answer is too large, or the node does not take requests; HostError: no
+    socket.
     """
-    if len(body) > MAX_REQUEST:
-        raise ProtocolError(f"a request of {len(body)} bytes; at most {MAX_REQUEST} are allowed")
     anywhere = "::" if ip_address(address.host).version == 6 else "0.0.0.0"  # noqa: S104
     carrier = UdpCarrier(UnderlayAddress(anywhere, 0), counters=Counters(), mark=mark)
     try:
@@ -235,7 +236,7 @@ async def enrol(
         settings = configuration(is_client=True, protocols=[ENROL_ALPN], certificate=None, key=None)
         engine = Engine(configuration=settings)
         session = Session(engine, carrier, remote, initiated=True, now=carrier.now())
-        session.role = role = EnrolmentClient(session, body, check_server, carrier)
+        session.role = role = EnrolmentClient(session, question, carrier)
         engine.connect(remote, carrier.now())
         carrier.add(session, engine.connection_ids)
         async with asyncio.timeout(timeout):

@@ -31,14 +31,15 @@ class Office:
         return self.answer(body)
 
 
-def only(identity: Identity) -> Callable[[x509.Certificate], None]:
-    """Return a check that takes the certificate of identity alone."""
+def only(identity: Identity, body: bytes) -> Callable[[x509.Certificate], bytes]:
+    """Return a question that asks body of identity alone."""
 
-    def check(certificate: x509.Certificate) -> None:
+    def question(certificate: x509.Certificate) -> bytes:
         if certificate != identity.certificate:
             raise TrustError("this is not the node that invited us")
+        return body
 
-    return check
+    return question
 
 
 def test_a_machine_without_a_certificate_gets_its_answer_and_members_still_connect() -> None:
@@ -50,9 +51,8 @@ def test_a_machine_without_a_certificate_gets_its_answer_and_members_still_conne
             RecordedEndpoint(network.member("peer"), network.trust()) as peer,
         ):
             home.accept_enrolment(office)
-            check = only(home.identity)
             body = bytes(range(256)) * 40
-            assert await enrol(home.local_address, body, 5, check) == body[::-1]
+            assert await enrol(home.local_address, only(home.identity, body), 5) == body[::-1]
             assert office.asked == [body]
             await join(peer, home)
             assert len(home.events.connections) == 1
@@ -68,9 +68,9 @@ def test_enrolment_is_off_unless_it_was_asked_for() -> None:
         async with RecordedEndpoint(network.member("home"), network.trust()) as home:
             for _ in range(2):
                 with pytest.raises(ProtocolError, match="does not speak"):
-                    await enrol(home.local_address, b"please", 5, only(home.identity))
+                    await enrol(home.local_address, only(home.identity, b"please"), 5)
                 home.accept_enrolment(office)
-                assert await enrol(home.local_address, b"ab", 5, only(home.identity)) == b"ba"
+                assert await enrol(home.local_address, only(home.identity, b"ab"), 5) == b"ba"
                 home.accept_enrolment(None)
             assert len(office.asked) == 2
 
@@ -84,7 +84,7 @@ def test_nothing_is_said_to_a_server_that_is_not_the_right_one() -> None:
         async with RecordedEndpoint(network.member("home"), network.trust()) as home:
             home.accept_enrolment(office)
             with pytest.raises(TrustError, match="not the node that invited us"):
-                await enrol(home.local_address, b"secret", 5, only(network.member("other")))
+                await enrol(home.local_address, only(network.member("other"), b"secret"), 5)
             assert office.asked == []
 
     asyncio.run(main())
@@ -109,7 +109,7 @@ def test_a_refusal_is_told_without_its_reason(
         async with RecordedEndpoint(network.member("home"), network.trust()) as home:
             home.accept_enrolment(Office(answer))
             with pytest.raises(kind) as caught:
-                await enrol(home.local_address, b"please", 5, only(home.identity))
+                await enrol(home.local_address, only(home.identity, b"please"), 5)
             assert "1234" not in str(caught.value)
             assert "disk" not in str(caught.value)
             assert len(home.events.refusals) == (kind is TrustError)
@@ -123,17 +123,16 @@ def test_what_is_too_large_or_too_slow_is_an_error(monkeypatch: pytest.MonkeyPat
         office = Office(lambda body: bytes(enrolment.MAX_ANSWER + 1))
         async with RecordedEndpoint(network.member("home"), network.trust()) as home:
             home.accept_enrolment(office)
-            check = only(home.identity)
             with pytest.raises(ProtocolError, match="at most"):
-                await enrol(home.local_address, bytes(MAX_REQUEST + 1), 5, check)
+                await enrol(home.local_address, only(home.identity, bytes(MAX_REQUEST + 1)), 5)
             with pytest.raises(ProtocolError, match="something else"):
-                await enrol(home.local_address, b"please", 5, check)
+                await enrol(home.local_address, only(home.identity, b"please"), 5)
             office.wait = asyncio.Event()
             with pytest.raises(UnreachableError, match="no answer"):
-                await enrol(home.local_address, b"please", 0.3, check)
+                await enrol(home.local_address, only(home.identity, b"please"), 0.3)
             monkeypatch.setattr(enrolment, "ANSWER_TIMEOUT", 0.2)
             with pytest.raises(UnreachableError, match="too slow"):
-                await enrol(home.local_address, b"please", 5, check)
+                await enrol(home.local_address, only(home.identity, b"please"), 5)
 
     asyncio.run(main())
 
@@ -146,9 +145,9 @@ def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatc
         office.wait = asyncio.Event()
         async with RecordedEndpoint(network.member("home"), network.trust()) as home:
             home.accept_enrolment(office)
-            check = only(home.identity)
             waiting = [
-                asyncio.create_task(enrol(home.local_address, b"ab", 10, check)) for _ in range(3)
+                asyncio.create_task(enrol(home.local_address, only(home.identity, b"ab"), 10))
+                for _ in range(3)
             ]
             done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             (full,) = done
@@ -159,7 +158,7 @@ def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatc
             served = 2
             with pytest.raises(TrustError, match="too many"):
                 while served <= 2 * TRIES_AT_ONCE:
-                    await enrol(home.local_address, b"ab", 10, check)
+                    await enrol(home.local_address, only(home.identity, b"ab"), 10)
                     served += 1
             assert served <= TRIES_AT_ONCE + 2
             assert home.counters.drops[DropReason.RPC_LIMITED] == 2
