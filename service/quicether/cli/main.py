@@ -40,7 +40,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"quicether {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", required=True
+    )
     for module, commands in MODULES.items():
         if command is None or command in commands:
             importlib.import_module(f"quicether.cli.{module}").add_commands(subparsers)

@@ -1,0 +1,127 @@
+"""Writes man pages, shell completions and the JSON schema from the code that they describe.
+
+Run `python service/generate.py` with dependency group `docs` after a change of the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import shtab
+from argparse_manpage.manpage import Manpage
+from pydantic import TypeAdapter
+
+from quicether.cli import report
+from quicether.cli.main import EPILOG, build_parser
+from quicether.config.options import OPTIONS
+
+HERE: Final = Path(__file__).parent
+DATE: Final = "2026-11-22"
+COMPLETIONS: Final = {"bash": "quicether.bash", "zsh": "_quicether", "fish": "quicether.fish"}
+ANSWERS: Final = {
+    "status": report.StatusReport,
+    "peers": report.PeersReport,
+    "routes": report.RoutesReport,
+    "lookup": report.LookupReport,
+    "ping": report.PingReport,
+}
+
+
+def man_page() -> str:
+    """Return quicether(1)."""
+    parser = build_parser()
+    parser.epilog = None
+    page = Manpage(parser, format="single-commands-section")
+    page.date, page.manual, page.source = DATE, "QuicEther", "QuicEther"
+    page.description = parser.description
+    text = re.sub(r"^usage: (.*?)\n\n", r".nf\n\1\n.fi\n.PP\n", str(page), flags=re.M | re.S)
+    return f"{text}\n{_notes()}"
+
+
+def _notes() -> str:
+    return rf""".SH EXIT STATUS
+{_roff(EPILOG.partition(": ")[2].partition(" `")[0])}
+.SH FILES
+.TP
+.I /etc/quicether/config.toml
+Settings of the default tunnel; those of network NETWORK are in NETWORK.toml beside it. See
+.BR quicether.toml (5).
+.TP
+.I ~/.config/quicether/config.toml
+A user's own settings, for
+.BR "quicether start" .
+.SH SEE ALSO
+.BR quicether.toml (5),
+.BR nmcli (1),
+.BR journalctl (1)
+"""
+
+
+def settings_page() -> str:
+    """Return quicether.toml(5)."""
+    lines = [
+        f'.TH QUICETHER.TOML "5" "{DATE}" "QuicEther" "QuicEther"',
+        ".SH NAME",
+        r"quicether.toml \- settings of a QuicEther tunnel",
+        ".SH DESCRIPTION",
+        "TOML. A list is an array of strings, or one string with blanks between its entries.",
+        "Every setting has three more names: a flag of",
+        ".BR quicether (1)",
+        "start, a key of a NetworkManager profile's vpn.data, and an environment variable. Flags",
+        "override variables, which override the user's file, which overrides /etc/quicether.",
+    ]
+    sections = dict.fromkeys(option.section for option in OPTIONS.values())
+    for section in sections:
+        lines.append(f".SH [{section}]")
+        for option in OPTIONS.values():
+            if option.section != section:
+                continue
+            kind = " | ".join(option.choices) or option.kind.value
+            default = f" Default: {option.default}." if option.default else ""
+            lines += [
+                ".TP",
+                rf"\fB{_roff(option.field)}\fR ({_roff(kind)})",
+                _roff(f"{option.doc}{default}"),
+                ".br",
+                _roff(f"Flag {option.flag}, vpn.data {option.key}, variable {option.variable}."),
+            ]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR quicether (1)", ""])
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", r"\e").replace("-", r"\-").replace("~", r"\(ti")
+    return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped
+
+
+def schema() -> str:
+    """Return the JSON schema of what `--json` prints, one definition a command."""
+    found: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "What `quicether COMMAND --json` prints",
+        "$defs": {},
+    }
+    for command, kind in ANSWERS.items():
+        one = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
+        found["$defs"] |= one.pop("$defs", {})
+        found["$defs"][command] = one
+    return json.dumps(found, indent=2, sort_keys=True) + "\n"
+
+
+def main() -> None:
+    """Write all files."""
+    os.environ["COLUMNS"] = "80"
+    for folder in ("man", "completions"):
+        (HERE / folder).mkdir(exist_ok=True)
+    (HERE / "man" / "quicether.1").write_text(man_page())
+    (HERE / "man" / "quicether.toml.5").write_text(settings_page())
+    (HERE / "man" / "quicether-json.schema.json").write_text(schema())
+    for shell, name in COMPLETIONS.items():
+        (HERE / "completions" / name).write_text(shtab.complete(build_parser(), shell))
+
+
+if __name__ == "__main__":
+    main()
