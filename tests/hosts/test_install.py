@@ -17,8 +17,17 @@ ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow", "etc/.pwd.lo
 
 @pytest.fixture
 def host(installed: list[Path]) -> Iterator[WholeHost]:
-    with WholeHost("laptop", layers=installed) as host:
+    with WholeHost("installed", layers=installed) as host:
         shutil.copy(CHECKOUT / "bootstrap", host.root / "tmp/bootstrap")
+        yield host
+
+
+@pytest.fixture
+def before() -> Iterator[WholeHost]:
+    """A host as it was before: nothing of QuicEther, not even what is on the machine below."""
+    with WholeHost("before") as host:
+        shutil.copy(CHECKOUT / "bootstrap", host.root / "tmp/bootstrap")
+        host.run(["/tmp/bootstrap", "uninstall", "--purge"])
         yield host
 
 
@@ -40,9 +49,11 @@ def looks(path: Path) -> object:
     return (status.st_mode, status.st_uid, status.st_gid, content)
 
 
-def differences(host: WholeHost, layers: list[Path]) -> set[str]:
-    """Paths that `install` wrote and that are not as on the machine below, which has none of it."""
-    return {name for name in written(layers) if looks(host.root / name) != looks(Path("/") / name)}
+def differences(host: WholeHost, before: WholeHost, layers: list[Path]) -> set[str]:
+    """Paths that `install` wrote and that are not as on the host that has none of it."""
+    return {
+        name for name in written(layers) if looks(host.root / name) != looks(before.root / name)
+    }
 
 
 def test_installed_files_are_root_s_and_nobody_else_may_write(host: WholeHost) -> None:
@@ -53,24 +64,42 @@ def test_installed_files_are_root_s_and_nobody_else_may_write(host: WholeHost) -
     assert host.run([*find, "-not", "-type", "l"]).stdout == ""
 
 
+def test_second_install_and_uninstall_tell_what_runs(host: WholeHost) -> None:
+    source = host.root / "tmp/source"
+    bare = shutil.ignore_patterns(".*", "tests", "__pycache__")
+    shutil.copytree(CHECKOUT, source, ignore=bare)
+    manifest = host.root / "opt/quicether/manifest"
+    before = manifest.read_text()
+    host.run(["/tmp/source/bootstrap", "install"])
+    assert manifest.read_text() == before
+    activatable = ["busctl", "list", "--activatable", "--no-legend"]
+    assert "org.quicether1" in host.run(activatable).stdout
+    host.run(["systemctl", "cat", "quicether.service"])
+    host.run(["/tmp/source/bootstrap", "uninstall"])
+    assert "org.quicether1" not in host.run(activatable).stdout
+    assert host.run(["systemctl", "cat", "quicether.service"], check=False).returncode != 0
+
+
 def test_uninstall_leaves_only_keys_settings_and_the_user(
-    host: WholeHost, installed: list[Path]
+    host: WholeHost, before: WholeHost, installed: list[Path]
 ) -> None:
-    assert "opt/quicether/manifest" in differences(host, installed)
+    assert "opt/quicether/manifest" in differences(host, before, installed)
     kept = {name for name in written(installed) if name.startswith(("etc/quicether", "var/lib/"))}
     for _ in ("the first", "and again"):
         host.run(["/tmp/bootstrap", "uninstall"])
-        left = differences(host, installed)
+        left = differences(host, before, installed)
         assert {name for name in left if name.rstrip("-") not in ACCOUNTS} <= kept
     assert all((host.root / name).exists() for name in kept)
 
 
-def test_purge_takes_keys_settings_and_the_user_too(host: WholeHost, installed: list[Path]) -> None:
+def test_purge_takes_keys_settings_and_the_user_too(
+    host: WholeHost, before: WholeHost, installed: list[Path]
+) -> None:
     key = host.root / "var/lib/quicether/node.key"
     key.parent.mkdir(parents=True, exist_ok=True)
     key.write_text("secret")
     host.run(["/tmp/bootstrap", "uninstall", "--purge"])
     assert not key.parent.exists()
     # Accounts are edited in place; only the backups and the lock of the tools that do it stay.
-    left = differences(host, installed)
+    left = differences(host, before, installed)
     assert {name for name in left if not name.endswith(("-", ".pwd.lock"))} == set()

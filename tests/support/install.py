@@ -61,12 +61,12 @@ def _sources() -> Iterator[Path]:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """A name for the state of these files and of the Python that runs them."""
+    """A name for the state of these files, of the Python that runs them and of the machine."""
     digest = hashlib.sha256(bytes(Path("/usr/bin/python3").readlink()))
-    for path in paths:
+    for path in (*paths, Path("/opt/quicether/manifest")):
         if path.exists():
-            name = str(path.relative_to(CHECKOUT))
-            digest.update(f"{name} {path.stat().st_mode:o} {path.stat().st_size}\n".encode())
+            status = path.stat()
+            digest.update(f"{path} {status.st_mode:o} {status.st_size}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -21,7 +21,9 @@ case $servers in /run/*)
   ;;
 esac
 mount --bind "$CHECKOUT" mnt
-chroot . sh -c 'cd /mnt && ./bootstrap install'
+# What may be installed on this machine itself is no part of the lab.
+[ ! -e opt/quicether ] || [ -n "$BELOW" ] || chroot . /mnt/bootstrap uninstall --purge
+chroot . /mnt/bootstrap install
 cd ..
 umount --recursive --lazy root
 tar --create --file "$LAYER.new" --xattrs --xattrs-include='*' --directory upper .
