@@ -24,6 +24,7 @@ LINK_MTU: Final = 1500
 _LONG_HEADER: Final = 0x80
 _CID_LENGTH_AT: Final = 5
 _CID_AT: Final = 6
+_SHORT_CID_END: Final = 1 + CONNECTION_ID_BYTES
 
 Stranger = Callable[[bytes, SocketAddress, Source | None, float], None]
 """Called with a datagram of no session, where it came from and how to answer, and the time."""
@@ -137,12 +138,12 @@ class UdpCarrier:
         for arrival in arrivals:
             datagrams = arrival.datagrams
             first = _connection_id(datagrams[0])
-            if len(datagrams) == 1 or all(_connection_id(each) == first for each in datagrams):
+            if len({datagram[1:_SHORT_CID_END] for datagram in datagrams}) == 1:
                 self._dispatch(first, datagrams, arrival.remote, arrival.source, now)
-            else:
-                for each in datagrams:
-                    name = _connection_id(each)
-                    self._dispatch(name, [each], arrival.remote, arrival.source, now)
+                continue
+            for datagram in datagrams:
+                name = _connection_id(datagram)
+                self._dispatch(name, [datagram], arrival.remote, arrival.source, now)
         self._flush()
 
     def _dispatch(
@@ -186,4 +187,4 @@ def _connection_id(datagram: bytes) -> bytes:
         if len(datagram) < _CID_AT:
             return b""
         return datagram[_CID_AT : _CID_AT + datagram[_CID_LENGTH_AT]]
-    return datagram[1 : 1 + CONNECTION_ID_BYTES]
+    return datagram[1:_SHORT_CID_END]

@@ -32,25 +32,27 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, Qu
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
-from cryptography.exceptions import InvalidTag
 
-from quicether.transport.framing import (
-    DATAGRAM,
-    DATAGRAM_WITH_LENGTH,
-    SAMPLE_BYTES,
-    frame,
-    full_number,
-    header_masks,
-    unframe,
-)
+from quicether.transport.framing import frame, unframe
 from quicether.transport.messages import MAX_MESSAGE, MAX_RPC
-from quicether.transport.tls import CONNECTION_ID_BYTES, restrict
+from quicether.transport.replay_window import ReplayWindow
+from quicether.transport.sealing import (
+    HEADER_BYTES,
+    NUMBER_AT,
+    SAMPLE_AT,
+    SHORTEST,
+    TAG_BYTES,
+    header_masks,
+    seal,
+    unseal,
+)
+from quicether.transport.tls import restrict
 
 CONTROL_STREAM: Final = 0
 """The first bidirectional stream that the client opens (RFC 9000 section 2.1)."""
 MAX_REQUESTS: Final = 32
 """Requests that one peer may have under way, each on a stream of its own."""
-DATAGRAM_OVERHEAD: Final = 1 + CONNECTION_ID_BYTES + 3 + 1 + 16
+DATAGRAM_OVERHEAD: Final = HEADER_BYTES + 1 + TAG_BYTES
 """Bytes of a UDP payload around one IP packet: header, frame type, AEAD tag."""
 PACKETS_PER_KEY: Final = 1 << 22
 """Packets after which the key is changed: half of what AES-GCM allows (RFC 9001 section 6.6)."""
@@ -60,13 +62,6 @@ ACK_DELAY: Final = 0.020
 _MAX_INBOX: Final = 4096
 _CONTROL_WINDOW: Final = 4 * MAX_MESSAGE
 _CONNECTION_WINDOW: Final = 16 * MAX_RPC
-_FIXED_BIT: Final = 0x40
-_RESERVED_BITS: Final = 0x18
-_PACKET_NUMBER_BYTES: Final = 3
-_NONCE_BYTES: Final = 12
-_NUMBER_AT: Final = 1 + CONNECTION_ID_BYTES
-_SAMPLE_AT: Final = _NUMBER_AT + 4
-_SHORTEST: Final = _SAMPLE_AT + SAMPLE_BYTES
 
 
 class Engine(QuicConnection):
@@ -106,6 +101,7 @@ class Engine(QuicConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         restrict(self.tls, is_client=self._is_client)
+        self._spaces[Epoch.ONE_RTT].received_packets = ReplayWindow()  # type: ignore[assignment]
 
     # What the connection above wants to know
 
@@ -225,7 +221,7 @@ class Engine(QuicConnection):
         delivered: called with (state, size) when it is acknowledged or declared lost. The loss of
         a probe is no sign of congestion (RFC 8899 section 3), so it is tracked outside of that.
         """
-        payload = b"\x01" + bytes(size - (DATAGRAM_OVERHEAD - 1) - 1)
+        payload = bytes((QuicFrameType.PING,)) + bytes(size - DATAGRAM_OVERHEAD)
         number = self._packet_number
         sealed = self._seal_payloads([payload], now)[0]
         self._loss.on_packet_sent(
@@ -245,34 +241,11 @@ class Engine(QuicConnection):
         return sealed
 
     def _seal_payloads(self, payloads: list[bytes], now: float) -> list[bytes]:
-        pair = self._cryptos[Epoch.ONE_RTT]
+        keys = self._cryptos[Epoch.ONE_RTT].send
+        datagrams = seal(keys, self._peer_cid.cid, self._packet_number, payloads)
+        self._packet_number += len(payloads)
         self._packets_with_key += len(payloads)
-        keys = pair.send
-        if keys.aead is None:
-            raise ValueError("the handshake is not complete: there is no key yet")
-        encrypt, iv = keys.aead._aead.encrypt, keys.aead._iv
-        first = _FIXED_BIT | keys.key_phase << 2 | _PACKET_NUMBER_BYTES - 1
-        prefix = bytes((first,)) + self._peer_cid.cid
-        number = self._packet_number
-        sealed: list[tuple[int, bytes]] = []
-        for payload in payloads:
-            header = prefix + (number & 0xFFFFFF).to_bytes(_PACKET_NUMBER_BYTES, "big")
-            nonce = (iv ^ number).to_bytes(_NONCE_BYTES, "big")
-            sealed.append((number, encrypt(nonce, payload, header)))
-            number += 1
-        masks = header_masks(keys, [body[1 : 1 + SAMPLE_BYTES] for _, body in sealed])
-        cid = self._peer_cid.cid
-        datagrams = []
-        total = 0
-        for (packet_number, body), mask in zip(sealed, masks, strict=True):
-            # Header protection (RFC 9001 section 5.4.1) of the first byte and 24 bits of number.
-            protected = (first << 24 | packet_number & 0xFFFFFF) ^ (mask >> 96 & 0x1FFFFFFF)
-            head = protected.to_bytes(4, "big")
-            datagram = head[:1] + cid + head[1:] + body
-            datagrams.append(datagram)
-            total += len(datagram)
-        self._packet_number = number
-        self._network_paths[0].bytes_sent += total
+        self._network_paths[0].bytes_sent += sum(map(len, datagrams))
         if not self._ack_eliciting_sent_since_receipt:
             self._close_at = now + self._idle_timeout()
             self._ack_eliciting_sent_since_receipt = True
@@ -282,14 +255,13 @@ class Engine(QuicConnection):
         """Go to the next key (RFC 9001 section 6). Only the client does, so never both at once."""
         self._keep_old_keys()
         self._cryptos[Epoch.ONE_RTT]._update_key("local_update")
-        self._packets_with_key = 0
 
     def _keep_old_keys(self) -> None:
         """Remember the keys that packets still on their way were sealed with."""
         keys = self._cryptos[Epoch.ONE_RTT].recv
-        old = CryptoContext(key_phase=keys.key_phase)
-        old.aead, old.hp = keys.aead, keys.hp
-        self._old_keys = old
+        self._old_keys = CryptoContext(key_phase=keys.key_phase)
+        self._old_keys.aead = keys.aead
+        self._packets_with_key = 0
 
     # Receiving
 
@@ -309,106 +281,82 @@ class Engine(QuicConnection):
             or path.addr != addr
             or not path.is_validated
             or not self._handshake_confirmed
-            or self._state is not QuicConnectionState.CONNECTED
         ):
             for datagram in datagrams:
                 self._receive_other(datagram, addr, now)
             return
-        self._packets_with_key += len(datagrams)
         cid = self.host_cid
         samples = [
-            datagram[_SAMPLE_AT:_SHORTEST]
-            if len(datagram) >= _SHORTEST and datagram[1:_NUMBER_AT] == cid
+            datagram[SAMPLE_AT:SHORTEST]
+            if len(datagram) >= SHORTEST and datagram[1:NUMBER_AT] == cid
             else b""
             for datagram in datagrams
         ]
         keys = self._cryptos[Epoch.ONE_RTT].recv
         masks = iter(header_masks(keys, [sample for sample in samples if sample]))
+        space = self._spaces[Epoch.ONE_RTT]
+        numbers: list[int] = []
         for datagram, sample in zip(datagrams, samples, strict=True):
-            if not sample or not self._open(datagram, next(masks), now):
-                self._receive_other(datagram, addr, now)
+            if sample and self._state is QuicConnectionState.CONNECTED:
+                opened = unseal(
+                    keys, self._old_keys, datagram, next(masks), space.expected_packet_number
+                )
+                packets = unframe(opened[1]) if opened is not None else None
+                if opened is not None and packets is not None:
+                    number = opened[0]
+                    if number not in space.received_packets:
+                        space.received_packets.add(number)
+                        if number >= space.expected_packet_number:
+                            space.expected_packet_number = number + 1
+                        numbers.append(number)
+                        self.inbox += packets
+                    continue
+            # Nothing has changed by looking at it, so the parent may look again.
+            self._record(space, numbers, now)
+            numbers = []
+            self._receive_other(datagram, addr, now)
+        self._record(space, numbers, now)
+        self._packets_with_key += len(datagrams)
+        excess = len(self.inbox) - _MAX_INBOX
+        if excess > 0:
+            del self.inbox[:excess]
+            self.refused += excess
 
     def _receive_other(self, datagram: bytes, addr: NetworkAddress, now: float) -> None:
-        """Hand a UDP payload to the parent."""
+        """Hand a UDP payload to the parent, which may find that the peer changed the key."""
         self.control_pending = True
         pair = self._cryptos.get(Epoch.ONE_RTT)
-        phase = pair.recv.key_phase if pair is not None else 0
-        before = pair.recv.aead if pair is not None else None
+        if pair is None or pair.recv.aead is None:
+            self.receive_datagram(datagram, addr, now)
+            return
+        aead, phase = pair.recv.aead, pair.recv.key_phase
         self.receive_datagram(datagram, addr, now)
-        if pair is not None and before is not None and pair.recv.key_phase != phase:
-            old = CryptoContext(key_phase=phase)
-            old.aead, old.hp = before, pair.recv.hp
-            self._old_keys = old
+        if pair.recv.key_phase != phase:
+            self._old_keys = CryptoContext(key_phase=phase)
+            self._old_keys.aead = aead
             self._packets_with_key = 0
 
-    def _open(self, datagram: bytes, mask: int, now: float) -> bool:
-        """Open a packet if it has a short header and only DATAGRAM frames.
-
-        Returns False, with nothing changed, for every other packet.
-        """
-        first = datagram[0] ^ (mask >> 120 & 0x1F)
-        keys = self._cryptos[Epoch.ONE_RTT].recv
-        if first & (0x80 | _FIXED_BIT | _RESERVED_BITS) != _FIXED_BIT:
-            return False
-        if first >> 2 & 1 != keys.key_phase:
-            if self._old_keys is None:
-                return False
-            keys = self._old_keys
-        length = (first & 3) + 1
-        end = _NUMBER_AT + length
-        bits = 8 * length
-        truncated = int.from_bytes(datagram[_NUMBER_AT:end], "big") ^ (
-            mask >> (120 - bits) & (1 << bits) - 1
-        )
-        space = self._spaces[Epoch.ONE_RTT]
-        number = full_number(truncated, bits, space.expected_packet_number)
-        header = bytes((first,)) + datagram[1:_NUMBER_AT] + truncated.to_bytes(length, "big")
-        aead = keys.aead
-        if aead is None or self._state is not QuicConnectionState.CONNECTED:
-            return False
-        try:
-            payload = aead._aead.decrypt(
-                (aead._iv ^ number).to_bytes(_NONCE_BYTES, "big"), datagram[end:], header
-            )
-        except InvalidTag:
-            return False
-        kind = payload[0] if payload else 0
-        if kind == DATAGRAM:
-            packets = [payload[1:]]
-        elif kind == DATAGRAM_WITH_LENGTH:
-            unframed = unframe(payload)
-            if unframed is None:
-                return False
-            packets = unframed
-        else:
-            return False
-        if number in space.received_packets:
-            return True  # a duplicate (RFC 9000 section 12.3)
-        space.received_packets.add(number)
-        self._record(space, number, now)
-        self._take(packets)
-        return True
-
-    def _record(self, space: QuicPacketSpace, number: int, now: float) -> None:
-        """Do for an ack-eliciting packet what the parent's `receive_datagram` does."""
-        if number >= space.expected_packet_number:
-            space.expected_packet_number = number + 1
-        if number > space.largest_received_packet:
-            space.largest_received_packet = number
-            space.largest_received_time = now
-        space.ack_queue.add(number)
-        if len(space.ack_queue) > MAX_ACK_RANGES:
+    def _record(self, space: QuicPacketSpace, numbers: list[int], now: float) -> None:
+        """Do for ack-eliciting packets what the parent's `receive_datagram` does for each."""
+        if not numbers:
+            return
+        start = stop = numbers[0]
+        for number in numbers:
+            if number != stop:
+                space.ack_queue.add(start, stop)
+                start = number
+            stop = number + 1
+        space.ack_queue.add(start, stop)
+        while len(space.ack_queue) > MAX_ACK_RANGES:
             space.ack_queue.shift()
+        newest = max(numbers)
+        if newest > space.largest_received_packet:
+            space.largest_received_packet = newest
+            space.largest_received_time = now
         if space.ack_at is None:
             space.ack_at = now + self._ack_delay
         self._close_at = now + self._idle_timeout()
         self._ack_eliciting_sent_since_receipt = False
-
-    def _take(self, packets: list[bytes]) -> None:
-        if len(self.inbox) + len(packets) > _MAX_INBOX:
-            self.refused += len(packets)
-            return
-        self.inbox += packets
 
     def _handle_connection_close_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
@@ -426,7 +374,7 @@ class Engine(QuicConnection):
             if frame_type == QuicFrameType.DATAGRAM_WITH_LENGTH
             else buf.capacity - buf.tell()
         )
-        self._take([buf.pull_bytes(length)])
+        self.inbox.append(buf.pull_bytes(length))
 
     # Flow control: a window that slides, where the parent's doubles without an end
 

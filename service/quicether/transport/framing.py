@@ -6,15 +6,11 @@ follow, and without one up to the end of the QUIC packet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
-
-from aioquic.quic.crypto import CryptoContext
 
 DATAGRAM: Final = 0x30
 DATAGRAM_WITH_LENGTH: Final = 0x31
-SAMPLE_BYTES: Final = 16
-"""Length of the sample that header protection takes (RFC 9001 section 5.4.2)."""
 
 _ONE_BYTE_LENGTH: Final = 1 << 6
 _TWO_BYTE_LENGTH: Final = 1 << 14
@@ -83,34 +79,3 @@ def unframe(payload: bytes) -> list[bytes] | None:
         packets.append(payload[at : at + size])
         at += size
     return packets or None
-
-
-def header_masks(keys: CryptoContext, samples: Sequence[bytes]) -> list[int]:
-    """Return the header protection mask of each 16-byte sample as a number of 128 bits.
-
-    AES works on all of them in one call; that call, not the cipher, is what takes the time.
-    """
-    protection = keys.hp
-    if protection is None or not samples:
-        return []
-    if protection._is_chacha20:
-        return [
-            int.from_bytes(protection._mask(sample), "big") << 8 * (SAMPLE_BYTES - 5)
-            for sample in samples
-        ]
-    masks = protection._encryptor.update(b"".join(samples))
-    return [
-        int.from_bytes(masks[at : at + SAMPLE_BYTES], "big")
-        for at in range(0, len(masks), SAMPLE_BYTES)
-    ]
-
-
-def full_number(truncated: int, bits: int, expected: int) -> int:
-    """Recover a packet number from its low bits (RFC 9000 appendix A.3)."""
-    window = 1 << bits
-    candidate = (expected & -window) | truncated
-    if candidate <= expected - window // 2:
-        return candidate + window
-    if candidate > expected + window // 2 and candidate >= window:
-        return candidate - window
-    return candidate

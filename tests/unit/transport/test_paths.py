@@ -67,7 +67,7 @@ def test_packets_pass_a_lossy_path_once_and_whole() -> None:
     async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
         ours, _ = await join_through(client, server, relay)
         numbers = count()
-        sent = set()
+        sent: set[bytes] = set()
         while len(sent) < 2000:
             batch = [next(numbers).to_bytes(4, "big") * 50 for _ in range(20)]
             sent.update(batch)
