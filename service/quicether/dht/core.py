@@ -38,6 +38,10 @@ MAX_CALLS: Final = 1024
 """Requests without an answer yet; more fail at once."""
 MAX_LOST: Final = 32
 """Evicted contacts that are tried again now and then."""
+RETURNS: Final = 3
+"""So many of them that return mean that the network was in two, not that one node was away."""
+ALONE_AFTER: Final = 60.0
+"""Who heard nobody for so many seconds does not blame the silence on the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +103,13 @@ class Core:
     """Timers, calls, routing table and store of one node."""
 
     __slots__ = (
+        "_alone",
         "_call_count",
         "_calls",
         "_heard",
         "_lost",
+        "_lost_swept",
+        "_returned",
         "_timer_count",
         "_timers",
         "clock_offset",
@@ -149,7 +156,10 @@ class Core:
         self._calls: dict[int, Call] = {}
         self._call_count = 0
         self._heard = 0.0
+        self._alone = False
         self._lost: OrderedDict[int, tuple[Contact, float]] | None = None
+        self._lost_swept = 0.0
+        self._returned = 0
 
     # -- time ------------------------------------------------------------------------------
 
@@ -229,10 +239,13 @@ class Core:
     # -- routing table ---------------------------------------------------------------------
 
     def seen(self, contact: Contact, now: float) -> None:
-        """Take note that a node is alive."""
+        """Take note that a node is alive, and notice when the network was in two."""
         self._heard = now
-        if self._lost and self._lost.pop(contact.key, None) is not None:
+        if self._alone:
+            self._alone = False
             self.on_return(contact, now)
+        if self._lost and self._lost.pop(contact.key, None) is not None:
+            self._lost_returned(contact, now)
         is_new, to_ping = self.table.seen(contact, now)
         if is_new:
             self.on_newcomer(contact, now)
@@ -245,22 +258,36 @@ class Core:
 
     def _silent(self, key: int, since: float, now: float) -> None:
         entry = self.table.get(key)
-        if entry is not None and self._heard < since:
-            # Nobody was heard since: it may be our own uplink. Mark, keep asking, evict nobody.
+        if entry is not None and self._heard < since - ALONE_AFTER:
+            # It may be our own uplink. Mark it, keep asking, evict nobody.
+            self._alone = True
             entry.failures = max(1, entry.failures)
             self._retry_in(self.RETRY[-1], entry, now)
             return
         evicted = self.table.failed(key, now)
         if evicted is not None:
-            if self._lost is None:
-                self._lost = OrderedDict()
-            if not self._lost:
-                self.schedule(now + self.spread(self.config.retry_lost), self._try_lost)
-            self._lost[key] = (evicted, now)
-            if len(self._lost) > MAX_LOST:
-                self._lost.popitem(last=False)
+            self._lose(evicted, now)
         elif entry is not None:
             self._retry_in(self.RETRY[min(entry.failures, len(self.RETRY)) - 1], entry, now)
+
+    def _lose(self, contact: Contact, now: float) -> None:
+        if self._lost is None:
+            self._lost = OrderedDict()
+        if not self._lost:
+            self.schedule(now + self.spread(self.config.retry_lost), self._try_lost)
+        self._lost[contact.key] = (contact, now)
+        if len(self._lost) > MAX_LOST:
+            self._lost.popitem(last=False)
+
+    def _lost_returned(self, contact: Contact, now: float) -> None:
+        self._returned += 1
+        if not self._lost or self._returned >= RETURNS:
+            self._returned = 0
+            self.on_return(contact, now)
+        elif now - self._lost_swept >= self.config.retry_lost:
+            self._lost_swept = now
+            for other, _ in list(self._lost.values()):
+                self.ping(other, now)
 
     def _retry_in(self, seconds: float, entry: Entry, now: float) -> None:
         if not entry.retrying:

@@ -257,7 +257,7 @@ class DhtNode:
             self._newcomers.append(contact)
 
     def _returned(self, contact: Contact, now: float) -> None:
-        """Join again through a contact that was lost: the network may have been in two."""
+        """Join again, because we were cut off, alone or with a part of the network."""
         if now - self._last_join >= REJOIN_PAUSE:
             self._join(now, contact)
 
