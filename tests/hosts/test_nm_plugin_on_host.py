@@ -23,14 +23,23 @@ PLUGIN_FILES = CHECKOUT / "nm_plugin"
 SERVICE_POLICY = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
-  <policy user="root"><allow own="org.quicether1"/></policy>
+  <policy user="nobody"><allow own="org.quicether1"/></policy>
   <policy context="default"><allow send_destination="org.quicether1"/></policy>
 </busconfig>
 """
 SERVICE_ACTIVATION = """[D-BUS Service]
 Name=org.quicether1
-Exec=/opt/quicether/bin/fake-service
+Exec=/bin/false
 User=root
+SystemdService=fake-quicether.service
+"""
+# The real service is not root, and bus policies look at that. It reads the checkout wherever it is.
+SERVICE_UNIT = """[Service]
+Type=dbus
+BusName=org.quicether1
+ExecStart=/opt/quicether/bin/fake-service
+User=nobody
+AmbientCapabilities=CAP_NET_ADMIN CAP_DAC_READ_SEARCH
 """
 
 
@@ -52,6 +61,8 @@ class Laptop:
         self._write(root / "usr/share/dbus-1/system.d/org.quicether1.conf", SERVICE_POLICY)
         services = root / "usr/share/dbus-1/system-services"
         self._write(services / "org.quicether1.service", SERVICE_ACTIVATION)
+        self._write(root / "etc/systemd/system/fake-quicether.service", SERVICE_UNIT)
+        self.host.run(["systemctl", "daemon-reload"])
         for program, module in (
             ("nm-quicether-service", "quicether_nm.main"),
             ("fake-service", "support.fake_service"),
