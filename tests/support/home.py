@@ -1,8 +1,10 @@
 """The first story: a laptop in a café, a node at home, and a machine in the LAN behind it.
 
-    cafe-laptop ──── underlay ──── home ──── lan ──── nas
-    198.51.100.2                198.51.100.1    192.168.77.1   192.168.77.10
-    2001:db8::2                 2001:db8::1     fd77::1        fd77::10
+    cafe-laptop ───── internet ───── home ───────── nas
+    203.0.113.2    (a router)    198.51.100.1   192.168.77.10
+    2001:db8:2::2                2001:db8:1::1  fd77::10
+                                 192.168.77.1
+                                 fd77::1
 
 Both hosts are whole (systemd, D-Bus, polkit, NetworkManager) with QuicEther installed; the nas
 knows nothing of the overlay but a default route to home.
@@ -13,13 +15,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from pathlib import Path
 
 from support.cables import Cable
-from support.hosts import LightHost, WholeHost, together
+from support.hosts import LightHost, Router, WholeHost, together
+from support.relay import Impairment, Relay
 
-LAPTOP = ("198.51.100.2", "2001:db8::2")
-HOME = ("198.51.100.1", "2001:db8::1")
+LAPTOP = ("203.0.113.2", "2001:db8:2::2")
+HOME = ("198.51.100.1", "2001:db8:1::1")
 LAN = ("192.168.77.0/24", "fd77::/64")
 NAS = ("192.168.77.10", "fd77::10")
 
@@ -38,7 +42,9 @@ class Story:
     laptop: WholeHost
     home: WholeHost
     nas: LightHost
-    underlay: Cable
+    internet: Router
+    cafe_cable: Cable
+    home_cable: Cable
     show: Callable[[WholeHost, Sequence[str], str], None] = _silent
 
     def type(self, host: WholeHost, *command: str, timeout: float = 60) -> str:
@@ -93,27 +99,45 @@ class Story:
 def story(
     layers: Sequence[Path],
     *,
-    mtu: int = 1500,
+    home_mtu: int = 1500,
+    impairment: Impairment | None = None,
     show: Callable[[WholeHost, Sequence[str], str], None] = _silent,
 ) -> Iterator[Story]:
-    """Boot and cable the hosts of the story; everything is gone afterwards."""
+    """Boot and cable the hosts of the story; everything is gone afterwards.
+
+    home_mtu: of the line between the internet and home, in bytes; both ends of the way have 1500.
+    impairment: what happens to frames on the laptop's line, both ways.
+    """
     with (
         together(
             WholeHost("cafe-laptop", "networkmanager", layers),
             WholeHost("home", "networkmanager", layers),
         ) as (laptop, home),
+        Router("internet") as internet,
         LightHost("nas") as nas,
-        Cable(laptop, home, mtu=mtu) as underlay,
+        _line(laptop, internet, impairment) as cafe_cable,
+        Cable(home, internet) as home_cable,
         Cable(home, nas) as lan,
     ):
-        for host, port, addresses in (
-            (laptop, underlay.a, LAPTOP),
-            (home, underlay.b, HOME),
-        ):
-            host.configure_link(port.ifname, [f"{addresses[0]}/24", f"{addresses[1]}/64"])
+        for host, cable, addresses in ((laptop, cafe_cable, LAPTOP), (home, home_cable, HOME)):
+            networks = [ip_interface(f"{addresses[0]}/24"), ip_interface(f"{addresses[1]}/64")]
+            gateways = [str(network.network[-2]) for network in networks]
+            internet.configure_link(
+                cable.b.ifname,
+                [
+                    f"{gateway}/{network.network.prefixlen}"
+                    for gateway, network in zip(gateways, networks, strict=True)
+                ],
+            )
+            host.configure_link(cable.a.ifname, list(map(str, networks)), gateway=gateways)
+        internet.run(["ip", "link", "set", home_cable.b.ifname, "mtu", str(home_mtu)])
         home.configure_link(lan.a.ifname, ["192.168.77.1/24", "fd77::1/64"])
         nas.configure_link(
             lan.b.ifname, [f"{NAS[0]}/24", f"{NAS[1]}/64"], gateway=["192.168.77.1", "fd77::1"]
         )
         home.sysctl({"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"})
-        yield Story(laptop, home, nas, underlay, show)
+        yield Story(laptop, home, nas, internet, cafe_cable, home_cable, show)
+
+
+def _line(laptop: WholeHost, internet: Router, impairment: Impairment | None) -> Cable:
+    return Cable(laptop, internet) if impairment is None else Relay(laptop, internet, impairment)
