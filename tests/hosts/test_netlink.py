@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_interface, ip_network
 from typing import Any
@@ -22,6 +21,7 @@ from quicether.host.netlink import NetlinkOwner, clean_leftovers
 from support import netns
 from support.cables import Cable
 from support.hosts import LightHost
+from support.route_watch import RouteWatch
 
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join(sys.path)}
 FULL = FullTunnel(mark=0x51, table=9000, priority=5200)
@@ -81,33 +81,6 @@ def links(host: LightHost) -> set[str]:
     return {link["ifname"] for link in ip(host, "link")}
 
 
-@contextmanager
-def watched_routes(host: LightHost) -> Iterator[list[str]]:
-    """Collect what `ip monitor route` says; complete when the block has ended."""
-    lines: list[str] = []
-    process = host.popen(["stdbuf", "-oL", "ip", "-4", "monitor", "route"])
-    assert process.stdout is not None
-    sentinel = iter(range(1000))
-
-    def read_until_marked() -> None:
-        marker = f"198.51.100.{next(sentinel)}"
-        # The monitor is ready, and has shown all before it, once it shows a route of our own.
-        while True:
-            host.run(["ip", "route", "replace", "unreachable", marker])
-            host.run(["ip", "route", "del", "unreachable", marker])
-            for line in process.stdout or ():
-                if marker in line and line.startswith("Deleted"):
-                    return
-                if "198.51.100" not in line:
-                    lines.append(line.strip())
-
-    read_until_marked()
-    lines.clear()
-    yield lines
-    read_until_marked()
-    process.kill()
-
-
 def test_attach_makes_the_device_with_all_that_it_should_have(host: LightHost) -> None:
     async def scenario() -> None:
         owner = NetlinkOwner()
@@ -132,17 +105,12 @@ def test_a_route_that_stays_is_not_touched(host: LightHost) -> None:
     async def scenario() -> None:
         owner = NetlinkOwner()
         await owner.attach(CONFIG)
-        with watched_routes(host) as seen:
-            await owner.apply(
-                replace(CONFIG, prefixes=(ip_network("10.0.0.0/8"), ip_network("172.16.0.0/12")))
-            )
-            await owner.apply(
-                replace(CONFIG, prefixes=(ip_network("10.0.0.0/8"), ip_network("172.16.0.0/12")))
-            )
-        assert sorted(line.split(" dev")[0] for line in seen) == [
-            "172.16.0.0/12",
-            "Deleted 192.168.7.0/24",
-        ]
+        changed = replace(CONFIG, prefixes=(ip_network("10.0.0.0/8"), ip_network("172.16.0.0/12")))
+        with RouteWatch(host.netns) as watch:
+            await owner.apply(changed)
+            assert watch.heard() == [("gone", "192.168.7.0/24"), ("new", "172.16.0.0/12")]
+            await owner.apply(changed)
+            assert watch.heard() == []
         assert routes(host) == {"10.0.0.0/8", "172.16.0.0/12"}
         await owner.remove()
 

@@ -13,6 +13,7 @@ from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from quicether.errors import HostError
+from quicether.host.kernel_events import BUFFER, listen
 from quicether.host.kernel_state import PROTOCOL
 from quicether.host.underlay import Underlay, read_underlay
 
@@ -20,15 +21,7 @@ log = logging.getLogger(__name__)
 
 SETTLE: Final = 0.3
 """Seconds from the first event to the report: an uplink that changes sends a dozen events."""
-_GROUPS: Final = (
-    rtnl.RTMGRP_LINK
-    | rtnl.RTMGRP_IPV4_IFADDR
-    | rtnl.RTMGRP_IPV6_IFADDR
-    | rtnl.RTMGRP_IPV4_ROUTE
-    | rtnl.RTMGRP_IPV6_ROUTE
-)
 _READS: Final = 64
-_BUFFER: Final = 65536
 
 
 class UnderlayMonitor:
@@ -62,18 +55,8 @@ class UnderlayMonitor:
 
     async def start(self) -> Underlay:
         """Begin to watch and return what is there now. Raises HostError."""
-        try:
-            watching = socket.socket(
-                socket.AF_NETLINK,
-                socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-                socket.NETLINK_ROUTE,
-            )
-            self._socket = watching
-            watching.bind((0, _GROUPS))
-            self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
-        except OSError as refusal:
-            self.close()
-            raise HostError(f"the kernel's network events: {refusal.strerror}") from refusal
+        watching = self._socket = listen()
+        self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
         asyncio.get_running_loop().add_reader(watching.fileno(), self._read, watching)
         try:
             self.underlay = await read_underlay(self._own, self._mark)
@@ -97,7 +80,7 @@ class UnderlayMonitor:
     def _read(self, watching: socket.socket) -> None:
         for _ in range(_READS):
             try:
-                data = watching.recv(_BUFFER)
+                data = watching.recv(BUFFER)
             except BlockingIOError:
                 return
             except OSError as failure:

@@ -1,0 +1,191 @@
+"""The link owned by systemd-networkd: it makes the device and all on it from two files of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pwd
+from pathlib import Path
+from typing import Final
+
+from quicether.dataplane.tun import Tun
+from quicether.errors import HostError
+from quicether.host.desired import HostConfig
+from quicether.host.kernel_events import until
+from quicether.host.kernel_state import KernelState, Wanted, wanted
+from quicether.host.networkd_files import PREFIX, file_names, netdev, network
+from quicether.host.rtnetlink import Rtnetlink
+from quicether.host.system_bus import SystemBus
+
+log = logging.getLogger(__name__)
+
+DIRECTORY: Final = Path("/run/systemd/network")
+PATIENCE: Final = 5.0
+"""Seconds that networkd may take to make the device and its addresses."""
+_NAME: Final = "org.freedesktop.network1"
+_PATH: Final = "/org/freedesktop/network1"
+_ROOT: Final = 0
+
+
+class NetworkdOwner:
+    """Implements `LinkOwner` on systemd-networkd.
+
+    limits: as for `NetlinkOwner`.
+    """
+
+    def __init__(self, bus: SystemBus, directory: Path = DIRECTORY) -> None:
+        """Write into directory and ask networkd over bus to read it."""
+        self._bus = bus
+        self._directory = directory
+        self._tun: Tun | None = None
+        self._device: str | None = None
+        self._text = ""
+        self.limits: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """`networkd`."""
+        return "networkd"
+
+    async def attach(self, config: HostConfig) -> Tun:
+        """Let networkd make the device and return it opened.
+
+        A device that an earlier run left is kept as it is. Raises HostError; then nothing is
+        left of the attempt.
+        """
+        if self._tun is not None:
+            raise HostError(f"device {self._tun.name} is attached already")
+        if config.netns is not None:
+            raise HostError(
+                f"netns {config.netns!r}: systemd-networkd has no device there; use link = netlink"
+            )
+        self._device = config.device
+        try:
+            user = None if os.geteuid() == _ROOT else pwd.getpwuid(os.geteuid()).pw_name
+            made, _ = file_names(config.device)
+            self._write(made, netdev(config.device, user))
+            goal = await self._ask(config)
+            await self._await_link(config.device)
+            self._tun = Tun.open(config.device, outlive_us=True)
+            await self._await_addresses(config.device, goal.state)
+        except HostError:
+            await self.remove()
+            raise
+        return self._tun
+
+    async def apply(self, config: HostConfig) -> None:
+        """Rewrite the file and let networkd do the difference. Raises HostError."""
+        if self._tun is None:
+            raise HostError("no device is attached")
+        await self._ask(config)
+
+    async def remove(self) -> None:
+        """Take away the files, and the device with all that is on it. Idempotent."""
+        device, self._device = self._device, None
+        if self._tun is not None:
+            self._tun.close()
+            self._tun = None
+        self._text = ""
+        if device is None:
+            return
+        for file in file_names(device):
+            (self._directory / file).unlink(missing_ok=True)
+        try:
+            await self._reload()
+        finally:
+            await _delete_link(device)
+
+    async def _ask(self, config: HostConfig) -> Wanted:
+        """Write the .network file, and tell networkd unless it says what it said before."""
+        goal = wanted(config, addressing=True, ipv6=True)
+        text = network(config, goal.state)
+        for limit in goal.refused:
+            if limit not in self.limits:
+                log.warning("%s", limit)
+        self.limits = goal.refused
+        if text != self._text:
+            _, file = file_names(config.device)
+            self._write(file, text)
+            await self._reload()
+            self._text = text
+        return goal
+
+    async def _reload(self) -> None:
+        await self._bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
+
+    def _write(self, name: str, text: str) -> None:
+        """Put a whole file in the place of the old one; networkd reads as another user."""
+        target = self._directory / name
+        scratch = self._directory / f".{name}.new"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(text)
+            scratch.chmod(0o644)
+            scratch.replace(target)
+        except OSError as refusal:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise HostError(f"{target} cannot be written: {refusal.strerror}") from refusal
+
+    async def _await_link(self, device: str) -> None:
+        netlink = Rtnetlink.open()
+        try:
+
+            async def exists() -> bool:
+                return await netlink.link_index(device) is not None
+
+            if not await until(exists, PATIENCE):
+                raise HostError(f"systemd-networkd made no device {device} in {PATIENCE:g} s")
+        finally:
+            netlink.close()
+
+    async def _await_addresses(self, device: str, goal: KernelState) -> None:
+        """Return when packets can flow. A machine without IPv6 never has those addresses."""
+        expected = {address for address in goal.addresses if address.version == 4}
+        netlink = Rtnetlink.open()
+        try:
+            index = await netlink.link_index(device)
+
+            async def are_there() -> bool:
+                return index is not None and expected <= await netlink.addresses(index)
+
+            if not await until(are_there, PATIENCE):
+                raise HostError(
+                    f"systemd-networkd put no addresses on {device} in {PATIENCE:g} s; "
+                    f"`networkctl status {device}` says more"
+                )
+        finally:
+            netlink.close()
+
+
+async def clean_networkd_leftovers(bus: SystemBus, directory: Path = DIRECTORY) -> None:
+    """Take away the files and devices of tunnels of a daemon that crashed. For the start.
+
+    Raises HostError: networkd did not take it in; the files are gone all the same.
+    """
+    devices = _take_files(directory)
+    if devices:
+        await bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
+        for device in devices:
+            await _delete_link(device)
+
+
+def _take_files(directory: Path) -> set[str]:
+    """Delete every file of ours and return the devices that they were for."""
+    devices: set[str] = set()
+    for file in directory.glob(f"{PREFIX}*.net*"):
+        log.info("cleaning %s that a crash left", file)
+        file.unlink(missing_ok=True)
+        devices.add(file.stem.removeprefix(PREFIX))
+    return devices
+
+
+async def _delete_link(device: str) -> None:
+    netlink = Rtnetlink.open()
+    try:
+        index = await netlink.link_index(device)
+        if index is not None:
+            await netlink.delete_link(index)
+    finally:
+        netlink.close()
