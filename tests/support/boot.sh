@@ -21,6 +21,7 @@ tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
 rm -rf etc/resolv.conf etc/fstab etc/crypttab etc/netplan etc/rc?.d etc/network/interfaces* \
   etc/systemd/network etc/systemd/system/*.wants etc/systemd/system/*.requires \
   etc/NetworkManager/system-connections etc/NetworkManager/conf.d \
+  etc/NetworkManager/dispatcher.d/01-ifupdown \
   usr/lib/NetworkManager/conf.d/*globally-managed* var/lib/NetworkManager var/log/journal
 mkdir -p etc/systemd/network etc/systemd/system/multi-user.target.wants \
   etc/systemd/journald.conf.d etc/NetworkManager/conf.d

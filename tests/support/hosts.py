@@ -23,12 +23,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self, TypeVar
 
-from support import netns, sweep
+from support import links, netns, sweep
 from support.commands import DEFAULT_TIMEOUT, CommandError, run_command, wait_until
 
 Manager = Literal["networkmanager", "networkd", "none"]
@@ -367,38 +366,11 @@ class WholeHost(Host):
 
     def _configure_link(self, ifname: str, addresses: list[str], gateways: list[str]) -> None:
         if self.manager == "networkmanager":
-            self._configure_networkmanager(ifname, addresses, gateways)
+            links.configure_networkmanager(self, ifname, addresses, gateways)
         elif self.manager == "networkd":
-            self._configure_networkd(ifname, addresses, gateways)
+            links.configure_networkd(self, ifname, addresses, gateways)
         else:
             super()._configure_link(ifname, addresses, gateways)
-
-    def _configure_networkmanager(
-        self, ifname: str, addresses: list[str], gateways: list[str]
-    ) -> None:
-        settings = []
-        for version, without in ((4, "disabled"), (6, "link-local")):
-            mine = [a for a in addresses if ip_interface(a).version == version]
-            gateway = [g for g in gateways if ip_address(g).version == version]
-            settings += [f"ipv{version}.method", "manual" if mine else without]
-            settings += [f"ipv{version}.addresses", ",".join(mine)] if mine else []
-            settings += [f"ipv{version}.gateway", gateway[0]] if gateway else []
-        self.run(["nmcli", "connection", "delete", ifname], check=False)
-        profile = ["type", "ethernet", "con-name", ifname, "ifname", ifname, *settings]
-        self.run(["nmcli", "connection", "add", *profile])
-        self.run(["nmcli", "--wait", "20", "connection", "up", ifname])
-
-    def _configure_networkd(self, ifname: str, addresses: list[str], gateways: list[str]) -> None:
-        lines = [
-            f"[Match]\nName={ifname}\n\n[Network]\nIPv6AcceptRA=no\nLinkLocalAddressing=ipv6",
-            *(f"Address={address}" for address in addresses),
-            *(f"Gateway={gateway}" for gateway in gateways),
-        ]
-        file = self.root / "etc/systemd/network" / f"10-{ifname}.network"
-        file.write_text("\n".join(lines) + "\n")
-        self.run(["networkctl", "reload"])
-        wait_online = "/lib/systemd/systemd-networkd-wait-online"
-        self.run([wait_online, f"--interface={ifname}", "--timeout=20"])
 
 
 live: Final[set[WholeHost]] = set()

@@ -38,17 +38,22 @@ class InstallError(Exception):
 
 
 def installed_layer() -> list[Path]:
-    """Build what is not yet built, unpack it for this run. Returns layers, topmost first.
+    """Build what is not yet built and unpack it for this run. Returns layers, topmost first.
 
     Raises InstallError: `./bootstrap install` failed.
     """
-    CACHE.mkdir(parents=True, exist_ok=True)
     with _exclusive():
-        below = _archive("environment", _digest(CHECKOUT / name for name in _ENVIRONMENT), None)
-        archive = _archive("sources", _digest(_sources()), below)
-        _forget_old()
+        archive, below = build()
         memory = current().memory("layers")
         return [_unpacked(archive, memory), _unpacked(below, memory)]
+
+
+def build() -> tuple[Path, Path]:
+    """Build what is not yet built. Returns the archives of our own layer and of the one below."""
+    below = _archive("environment", _digest(CHECKOUT / name for name in _ENVIRONMENT), None)
+    archive = _archive("sources", _digest(_sources()), below)
+    _forget_old()
+    return archive, below
 
 
 def _sources() -> Iterator[Path]:
@@ -120,6 +125,12 @@ def _forget_old() -> None:
 @contextmanager
 def _exclusive() -> Iterator[None]:
     """One builder at a time."""
+    CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":  # so that no test waits for it
+    with _exclusive():
+        build()
