@@ -1,7 +1,8 @@
 """A fake of the daemon behind the D-Bus API: tunnels that are only values.
 
-As a program (`python -m support.fake_controller ADDRESS [TUNNEL …]`) it serves the real
-`BusService` on a bus, without polkit's answers unless a (fake) polkit is on that bus.
+As a program (`python -m support.fake_controller ADDRESS [--refusing]
+[--peers=N] [TUNNEL …]`) it serves the
+real `BusService` on a bus, with a fake authority in polkit's place.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 from typing import Any, Final
 
-from quicether.bus.contract import LinkOwnerName, TunnelState
+from quicether.bus.authorise import NotAuthorizedError
+from quicether.bus.contract import Action, LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, UpRequest
 from quicether.bus.service import BusService
 from quicether.bus.status import (
@@ -230,12 +232,30 @@ class FakeController:
             raise NoSuchTunnelError(f"tunnel {name} is not up")
 
 
+class FakeAuthority:
+    """Lets everybody do everything, or nobody anything."""
+
+    def __init__(self, *, refusing: bool = False) -> None:
+        self._refusing = refusing
+
+    async def check(self, sender: str, action: Action, interactive: bool) -> None:
+        if self._refusing:
+            raise NotAuthorizedError(f"you may not: {action} is refused")
+
+
 async def _main() -> None:
-    address, *tunnels = sys.argv[1:]
+    address, *words = sys.argv[1:]
+    tunnels = [word for word in words if not word.startswith("--")]
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
-    service = BusService(FakeController(*tunnels), "1.2.3", address=address)
+    controller = FakeController(*tunnels)
+    for word in words:
+        if word.startswith("--peers="):
+            for name in tunnels:
+                controller.grow(name, int(word.removeprefix("--peers=")))
+    authority = FakeAuthority(refusing="--refusing" in words)
+    service = BusService(controller, "1.2.3", authority=authority, address=address)
     await service.open()
     print("ready", flush=True)
     await ended.wait()

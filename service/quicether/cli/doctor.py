@@ -94,7 +94,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
             ]
             for found in findings
         ]
-        output.console().print(output.table(["", "CHECK", "FINDING"], rows))
+        output.emit(output.table(["", "CHECK", "FINDING"], rows))
         if os.geteuid() != 0:
             print("\nAs root (sudo quicether doctor) more can be checked.")
     return 1 if any(found.verdict is Verdict.BAD for found in findings) else 0

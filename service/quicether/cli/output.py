@@ -22,8 +22,19 @@ def console() -> Console:
     """Return the console on standard output: colour on a terminal only, 80 columns elsewhere."""
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else WIDTH, highlight=False, emoji=False, markup=False)
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, highlight=False, emoji=False, markup=False)
+
+
+def emit(found: RenderableType) -> None:
+    """Print a table; in a pipe without the blanks that fill its lines."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(found)
+        return
+    with screen.capture() as captured:
+        screen.print(found)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def show(
@@ -39,7 +50,7 @@ def show(
         if arguments.json:
             print_json(plain(found))
         else:
-            console().print(render(found))
+            emit(render(found))
         return
     if arguments.json:
         while True:
