@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "quicether"
 PLUGIN = ROOT / "nm_plugin" / "quicether_nm"
 
-FOUNDATION = {"model", "errors", "counters", "cbor"}
+FOUNDATION = {"__version__", "model", "errors", "counters", "cbor"}
 KNOWLEDGE = {"identity", "dht", "routing", "policy", "config"}
 # A room may import the foundation, itself, and what stands here. dataplane's pure files are
 # known by their full name because the policy reads packets too.
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "counters": set(),
     "cbor": set(),
     "identity": set(),
+    "registry": {"identity"},
     "config": set(),
     "routing": set(),
     "policy": {"dataplane.packet", "dataplane.icmp", "identity.names"},
