@@ -1,0 +1,1 @@
+"""The way from the daemon, which is no root process, to the authority's key, which is root's."""
