@@ -117,7 +117,8 @@ def create_file(path: Path, data: bytes, mode: int, owner: Owner | None = None) 
 def remove_file(path: Path) -> bool:
     """Remove a file; tell whether it was there. Raises IdentityError: it cannot be removed."""
     try:
-        path.unlink()
+        with _directory(path.parent) as folder:
+            os.unlink(path.name, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:

@@ -6,6 +6,7 @@
                              issued.json     on the authority's machine only   root, 0600
                              revoked.crl     as the authority's commands left it
 /var/lib/quicether/NAME/     node.key        this machine's key           quicether, 0600
+                             node.crt        what the daemon got by renewal
                              revoked.crl     the newest list seen on the network
 """
 
@@ -97,6 +98,11 @@ class NetworkStore:
         return self.directory / "node.crt"
 
     @property
+    def renewed_path(self) -> Path:
+        """The certificate that the daemon got by renewal, which cannot write the other one."""
+        return self.state_directory / "node.crt"
+
+    @property
     def has_authority(self) -> bool:
         """Whether this machine holds the authority's key."""
         return (self.directory / AUTHORITY_KEY).exists()
@@ -138,16 +144,33 @@ class NetworkStore:
         return trust
 
     def certificate(self, path: Path | None = None) -> x509.Certificate:
-        """Return this machine's certificate, unchecked.
+        """Return this machine's certificate, unchecked: the renewed one if that is newer.
 
         path: where it lies if not at its usual place.
         Raises FileNotFoundError: there is none; IdentityError: damaged.
         """
-        path = path or self.certificate_path
-        loaded = certificates.load_pem(files.read_public(path, "certificate"), str(path))
-        if len(loaded) != 1:
-            raise IdentityError(f"certificate {path} is damaged: {len(loaded)} in it, not one")
-        return loaded[0]
+        installed = _load_certificate(path or self.certificate_path)
+        if path is not None or not os.access(self.state_directory, os.X_OK, effective_ids=True):
+            return installed
+        try:
+            renewed = _load_certificate(self.renewed_path)
+        except FileNotFoundError:
+            return installed
+        same = certificates.public_raw(renewed) == certificates.public_raw(installed)
+        newer = renewed.not_valid_after_utc > installed.not_valid_after_utc
+        return renewed if same and newer else installed
+
+    def keep_renewed(self, certificate: x509.Certificate) -> None:
+        """Keep a certificate that was got by renewal. Raises IdentityError: it cannot be written.
+
+        Whoever calls has checked it.
+        """
+        files.write_file(
+            self.renewed_path,
+            certificates.to_pem(certificate),
+            files.PUBLIC_MODE,
+            files.Owner.service(),
+        )
 
     def load_identity(
         self, now: datetime, key_file: Path | None = None, certificate_file: Path | None = None
@@ -225,11 +248,13 @@ class NetworkStore:
             files.write_file(
                 self.certificate_path, certificates.to_pem(certificate), files.PUBLIC_MODE
             )
+            files.remove_file(self.renewed_path)  # it says what was before
         return member
 
-    def forget(self) -> bool:
+    def forget(self, *, keep_key: bool = False) -> bool:
         """Remove this machine's key and certificates; tell whether there were any.
 
+        keep_key: the key stays, so that the machine comes back as the same node.
         Raises IdentityError: the authority is here, and the network would end with its key; or
         a file cannot be removed.
         """
@@ -242,11 +267,12 @@ class NetworkStore:
         # The certificate first: without it the daemon takes no part, whatever else is left.
         for path in (
             self.certificate_path,
+            self.renewed_path,
             self.directory / AUTHORITY_CERTIFICATE,
             self.directory / REVOKED,
             self.directory / files.LOCK,
-            self.key_path,
             self.state_directory / REVOKED,
+            *(() if keep_key else (self.key_path,)),
         ):
             found |= files.remove_file(path)
         for folder in (self.directory, self.state_directory):
@@ -295,6 +321,13 @@ class NetworkStore:
                 f"is node {key.node_id.short}…"
             )
         return member
+
+
+def _load_certificate(path: Path) -> x509.Certificate:
+    loaded = certificates.load_pem(files.read_public(path, "certificate"), str(path))
+    if len(loaded) != 1:
+        raise IdentityError(f"certificate {path} is damaged: {len(loaded)} in it, not one")
+    return loaded[0]
 
 
 def roots() -> tuple[Path, Path]:
