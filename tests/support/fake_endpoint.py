@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from cryptography import x509
+
 from quicether.counters import Counters
 from quicether.errors import ProtocolError, QuicEtherError, TrustError, UnreachableError
 from quicether.model import DropReason, Member, NodeId, UnderlayAddress
@@ -129,6 +131,7 @@ class FakeEndpoint:
     """An Endpoint whose socket is a place in a `FakeUnderlay`.
 
     accepts: which members this one accepts; all by default. probes: how often paths were probed.
+    certificates: what it was told to show.
     """
 
     def __init__(
@@ -149,6 +152,7 @@ class FakeEndpoint:
         self.attempts: list[tuple[UnderlayAddress, NodeId | None]] = []
         self.enrolment: EnrolHandler | None = None
         self.probes = 0
+        self.certificates: list[x509.Certificate] = []
         self.events: EndpointEvents
 
     async def open(self, events: EndpointEvents) -> None:
@@ -161,6 +165,9 @@ class FakeEndpoint:
 
     def probe_paths(self) -> None:
         self.probes += 1
+
+    def update_identity(self, certificate: x509.Certificate) -> None:
+        self.certificates.append(certificate)
 
     def accept_enrolment(self, handler: EnrolHandler | None) -> None:
         self.enrolment = handler

@@ -96,6 +96,8 @@ class Mesh:
         self.routes = routes
         self.peers = PeerTable(me.node_id, entropy)
         self.discovery: Discovery | None = None
+        self.capabilities: frozenset[str] = frozenset()
+        self._followers: list[Callable[[Connection], None]] = []
         self._endpoint = endpoint
         self._instance = instance
         self._clock = clock
@@ -191,6 +193,24 @@ class Mesh:
         """Let service answer the requests of that kind."""
         self._rpc[kind] = service
 
+    def follow(self, connected: Callable[[Connection], None]) -> None:
+        """Call connected with every connection that is kept, once its peer is known."""
+        self._followers.append(connected)
+
+    def expel(self, is_out: Callable[[Member], bool], code: CloseCode, reason: str) -> list[Member]:
+        """Close every connection of members that are out and forget them; return whom it hit."""
+        hit: dict[NodeId, Member] = {}
+        for connection in self.peers.every_connection():
+            if is_out(connection.member):
+                hit[connection.member.node_id] = connection.member
+                connection.close(code, reason)
+        hit |= {member.node_id: member for member in self.routes.members() if is_out(member)}
+        for node in hit:
+            self.routes.forget(node)
+        if hit:
+            self._mark()
+        return list(hit.values())
+
     def underlay_changed(self) -> None:
         """Check every path and try every waiting peer at once: the host's network changed."""
         self._endpoint.probe_paths()
@@ -207,7 +227,7 @@ class Mesh:
             forwards=self._forwards,
             listen_port=self._endpoint.local_address.port,
             instance=self._instance,
-            capabilities=("gateway",) if self._is_gateway else (),
+            capabilities=tuple(sorted(self._capabilities())),
         )
 
     def snapshot(self) -> Snapshot:
@@ -275,6 +295,8 @@ class Mesh:
         self._audit.connected(member, connection.remote)
         self._learn(connection, hello.prefixes, hello.forwards)
         self.routes.reachable(member.node_id, reachable=True, rtt=connection.rtt)
+        for connected in self._followers:
+            connected(connection)
         self._mark()
 
     def disconnected(self, connection: Connection, reason: str) -> None:
@@ -346,6 +368,9 @@ class Mesh:
         self._audit.spoofed(self.routes.member(node), packet)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _capabilities(self) -> frozenset[str]:
+        return self.capabilities | {"gateway"} if self._is_gateway else self.capabilities
 
     def _learn(
         self, connection: Connection, owned: Iterable[Prefix], forwards: Iterable[Prefix]

@@ -288,6 +288,10 @@ class PeerTable:
         """Return the connection that counts for every connected node."""
         return {node: live for node in self._live if (live := self.active(node)) is not None}
 
+    def every_connection(self) -> list[Connection]:
+        """Return all live connections, those that do not count included."""
+        return [live.connection for lives in self._live.values() for live in lives]
+
     def since(self, node: NodeId) -> float | None:
         """Return when the oldest live connection to node came up, None without one."""
         return min((live.since for live in self._live.get(node, [])), default=None)

@@ -94,6 +94,10 @@ class OverlayRoutes:
         """Return what is known of a node."""
         return self._me if node == self._me.node_id else self._members.get(node)
 
+    def members(self) -> list[Member]:
+        """Return every other member that is known, connected or not."""
+        return list(self._members.values())
+
     def find(self, reference: str) -> list[Member]:
         """Return the members that a name, a NodeId or the beginning of one means."""
         everyone = (self._me, *self._members.values())

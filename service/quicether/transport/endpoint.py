@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography import x509
+
 from quicether.errors import QuicEtherError
 from quicether.model import Member, NodeId, UnderlayAddress
 from quicether.transport.messages import Hello, Message
@@ -153,6 +155,9 @@ class Endpoint(Protocol):
 
     def probe_paths(self) -> None:
         """Check every connection at once, because the host's own network changed."""
+
+    def update_identity(self, certificate: x509.Certificate) -> None:
+        """Show certificate, which is for the same key, on every connection from now on."""
 
     def accept_enrolment(self, handler: EnrolHandler | None) -> None:
         """Answer `ENROL_ALPN` connections through handler; None (the default) refuses them."""
