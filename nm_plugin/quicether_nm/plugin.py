@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from quicether.errors import IdentityError, QuicEtherError, TrustError
@@ -86,15 +87,17 @@ class Plugin:
         self._on_profile(str(connection.get("connection", {}).get("uuid", "")))
         profile = parse_profile(connection)
         self._sent = None
+        # Before the first await, so that a Disconnect right behind finds something to end.
+        self._holding = asyncio.create_task(_while_bus_lasts(partial(self._hold, profile)))
         await self._step(Event.CONNECT)
-        self._holding = asyncio.create_task(_while_bus_lasts(self._hold(profile)))
 
     async def disconnect(self) -> None:
         """Begin to take the tunnel down. Raises IllegalTransitionError: not in this state."""
-        await self._step(Event.DISCONNECT)
+        after(self._state, Event.DISCONNECT)
         if self._holding is not None:
             self._holding.cancel()
-        self._ending = asyncio.create_task(_while_bus_lasts(self._end()))
+        self._ending = asyncio.create_task(_while_bus_lasts(self._end))
+        await self._step(Event.DISCONNECT)
 
     async def close(self) -> None:
         """Leave no tunnel behind, whatever the state.
@@ -167,19 +170,19 @@ class Plugin:
         """Go where event leads and send the signals that belong to it, as far as they are given."""
         transition = after(self._state, event)
         self._state = transition.state
+        self._on_state(transition.state)
         log.debug("%s: %s", event, transition.state.name)
         for signal in transition.signals:
             if signal is Signal.STATE_CHANGED:
                 await self._send(signal, transition.state.value)
             elif arguments is not None and signal in arguments:
                 await self._send(signal, arguments[signal])
-        self._on_state(transition.state)
 
 
-async def _while_bus_lasts(work: Coroutine[None, None, None]) -> None:
+async def _while_bus_lasts(work: Callable[[], Awaitable[None]]) -> None:
     """Do work; the end of the bus ends it, and the program says so in one place, `main`."""
     try:
-        await work
+        await work()
     except BusEndedError as error:
         log.debug("%s", error)
 

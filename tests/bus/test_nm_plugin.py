@@ -259,6 +259,20 @@ def test_disconnect_while_the_service_is_still_at_it_leaves_no_tunnel() -> None:
     run(test)
 
 
+def test_disconnect_right_behind_connect_leaves_no_tunnel() -> None:
+    async def test(it: Bench) -> None:
+        await asyncio.gather(
+            it.networkmanager.connect(profile()), it.networkmanager.call("Disconnect")
+        )
+        await it.networkmanager.until_gone()
+        states = [value for name, value in it.signals if name == "StateChanged"]
+        assert states == [3, 5, 6]
+        assert it.service.tunnels == {}
+        assert await it.output() == ""
+
+    run(test)
+
+
 def test_up_right_behind_down_waits_for_the_earlier_tunnel_to_end() -> None:
     async def test(it: Bench) -> None:
         await it.service.up("home", {}, {"bound": Variant("b", True)})

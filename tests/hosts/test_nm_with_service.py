@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def scene(told: Story) -> Iterator[Story]:
     yield told
     for host in (told.laptop, told.home):
         host.run(["nmcli", "connection", "down", "quicether"], check=False)
-        host.wait_until(lambda host=host: not leftovers(host), 10, "nothing is left")
+        host.wait_until(partial(is_clean, host), 10, "nothing is left")
     told.laptop.run(["nmcli", "connection", "modify", "quicether", "vpn.data", profile])
 
 
@@ -49,6 +50,10 @@ def leftovers(host: WholeHost) -> list[str]:
         *(line for line in rules if "fwmark" in line),
         *plugins,
     ]
+
+
+def is_clean(host: WholeHost) -> bool:
+    return not leftovers(host)
 
 
 def active(host: WholeHost) -> bool:
