@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 from typing import Any, Final
 
@@ -30,7 +31,15 @@ from quicether.config.settings import Settings
 from quicether.counters import Counters
 from quicether.errors import ConfigError, HostError, UnreachableError
 from quicether.host.desired import Dns, HostConfig
-from quicether.model import Address, DropReason, NextHopKind, NodeId, PeerState, RouteSource
+from quicether.model import (
+    Address,
+    DropReason,
+    NextHopKind,
+    NodeId,
+    PeerState,
+    RouteSource,
+    UnderlayAddress,
+)
 
 SINCE: Final = 1_700_000_000.0
 HOME: Final = PeerStatus(
@@ -78,6 +87,7 @@ class FakeTunnel:
     node_id: NodeId = field(default_factory=lambda: NodeId(b"\x0a" * 20))
     node_name: str = "laptop"
     listen_port: int = 9000
+    endpoints: Sequence[UnderlayAddress] = (UnderlayAddress("192.0.2.1", 9000),)
     link: LinkOwnerName = LinkOwnerName.NETLINK
     since: float = SINCE
     host_config: HostConfig | None = field(
@@ -230,6 +240,12 @@ class FakeController:
         self.calls.append(("reload", name))
         if name not in self.tunnels:
             raise NoSuchTunnelError(f"tunnel {name} is not up")
+
+    async def renew(self, name: str) -> datetime:
+        self.calls.append(("renew", name))
+        if name not in self.tunnels:
+            raise NoSuchTunnelError(f"tunnel {name} is not up")
+        return datetime.fromtimestamp(SINCE, UTC)
 
 
 class FakeAuthority:

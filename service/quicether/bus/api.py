@@ -41,6 +41,15 @@ MANAGER: Final = Interface(
             "Reads a tunnel's configuration, policy and revocations again and applies them live. "
             "If anything is wrong with them, all stays as it was.",
         ),
+        Method(
+            "Renew",
+            (Arg("tunnel", "s"),),
+            (Arg("valid_until", "d"),),
+            Action.CONFIGURE,
+            "Gets the next certificate of this node from the network's authority, which has to be "
+            "connected, and uses it at once. Returns until when it is valid, in Unix time. The "
+            "service does so by itself in the last third of a certificate's life.",
+        ),
     ),
     properties=(
         Property("Version", "s", Changes.NEVER, "Version of the service."),
@@ -109,6 +118,12 @@ TUNNEL: Final = Interface(
         Property("NodeId", "s", Changes.NEVER, "This node, 40 hex digits."),
         Property("NodeName", "s", Changes.TOLD, "This node's name, as its certificate says."),
         Property("ListenPort", "q", Changes.TOLD, "UDP port that is bound, 0 before it is."),
+        Property(
+            "Endpoints",
+            "as",
+            Changes.TOLD,
+            "Where other machines may reach this node, ADDRESS:PORT, the most likely first.",
+        ),
         Property(
             "Link", "s", Changes.TOLD, "Who owns the link: networkmanager, networkd, netlink."
         ),

@@ -19,9 +19,11 @@ TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
 #   Up(s tunnel, a{ss} options, a{sv} how) -> o     options: keys of config.OPTIONS, as in vpn.data
 #       how: keys of `How`
 #   Down(s tunnel)   Reload(s tunnel)
+#   Renew(s tunnel) -> d     Unix time until which the new certificate is valid
 #   properties: Version s, Failures a{ss} (tunnel -> sentence)
 # org.quicether1.Tunnel
 #   properties: Name s, State s, Ready b, Network s, NodeId s, NodeName s, ListenPort q, Link s,
+#               Endpoints as (HOST:PORT, where other machines may reach this node),
 #               Since d (Unix time), HostConfig a{sv}, Counters a{st}, Refusals as,
 #               PeerCount u, Peers aa{sv}, RouteCount u, Routes aa{sv} (the first LIST_LIMIT)
 #   methods: ListPeers(u start, u count) -> aa{sv}   ListRoutes(u start, u count) -> aa{sv}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
@@ -22,7 +23,7 @@ from quicether.bus.status import (
 from quicether.counters import Counters
 from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
-from quicether.model import Address, NodeId
+from quicether.model import Address, NodeId, UnderlayAddress
 
 
 class NoSuchTunnelError(ConfigError):
@@ -75,6 +76,10 @@ class TunnelView(Protocol):
     @property
     def listen_port(self) -> int:
         """The UDP port that is bound, 0 before it is."""
+
+    @property
+    def endpoints(self) -> Sequence[UnderlayAddress]:
+        """Where other machines may reach this node, the most likely first."""
 
     @property
     def link(self) -> LinkOwnerName:
@@ -154,6 +159,13 @@ class Controller(Protocol):
         """Read the tunnel's configuration, policy and revocations again and apply them live.
 
         Raises NoSuchTunnelError, or ConfigError: something is wrong and all stays as it was.
+        """
+
+    async def renew(self, name: str) -> datetime:
+        """Get the next certificate of the tunnel's node, use it, and return its end, UTC.
+
+        Raises NoSuchTunnelError; ConfigError: too early, or the network has no authority;
+        UnreachableError: the authority is not connected; TrustError, IdentityError, HostError.
         """
 
     def subscribe(self, changed: Callable[[], None]) -> None:

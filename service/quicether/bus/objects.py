@@ -48,6 +48,8 @@ class ManagerObject:
             return [await self._up(tunnel, args[1], args[2], caller)]
         if method == "Down":
             await self._controller.down(tunnel)
+        elif method == "Renew":
+            return [(await self._controller.renew(tunnel)).timestamp()]
         else:
             await self._controller.reload(tunnel)
         return []
@@ -116,6 +118,8 @@ class TunnelObject:
                 return wire.counters(view.counters)
             case "Refusals":
                 return list(view.refusals)
+            case "Endpoints":
+                return [str(endpoint) for endpoint in view.endpoints]
             case "Peers":
                 return [to_wire(peer) for peer in view.peers(0, LIST_LIMIT)]
             case "Routes":

@@ -93,6 +93,13 @@ class Tunnels:
             settings, _ = _settle(name, options, request)
             await tunnel.reload(settings)
 
+    async def renew(self, name: str) -> datetime:
+        """Renew the certificate of a tunnel's node. Raises NoSuchTunnelError; see `Controller`."""
+        tunnel = self._tunnels.get(name)
+        if tunnel is None:
+            raise NoSuchTunnelError(f"tunnel {name} is not up")
+        return await tunnel.renew()
+
     async def close(self) -> None:
         """Take everything down."""
         await asyncio.gather(*(self._stop(tunnel) for tunnel in tuple(self._tunnels.values())))

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from random import SystemRandom
 from typing import Final
 
@@ -17,6 +18,7 @@ from quicether.counters import Counters
 from quicether.daemon import report
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
+from quicether.daemon.membership import membership
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
 from quicether.errors import ConfigError, HostError, QuicEtherError, UnreachableError
@@ -104,6 +106,7 @@ class Tunnel:
             audit=self._guard.audit,
         )
         self._mesh.use_policy(self._guard.policy)
+        self._membership = membership(identity, self._mesh, self._endpoint, self.counters)
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,6 +127,8 @@ class Tunnel:
                 self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
             )
             self._mesh.start(forwarder, self.settings.overlay.peers)
+            if self._membership is not None:
+                self._membership.start()
             self._device.start(forwarder.outbound, lambda error: self._lost(self, error))
             await self._link.apply(self.host_config)
         except BaseException:
@@ -142,6 +147,8 @@ class Tunnel:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if self._membership is not None:
+            await self._membership.close()
         await self._mesh.close()
         await self._endpoint.close()
         if self._device is not None:
@@ -156,7 +163,8 @@ class Tunnel:
     async def reload(self, settings: Settings) -> None:
         """Use other settings from now on, where a running tunnel can.
 
-        Raises ConfigError: what differs needs the tunnel to go down and up again.
+        Raises ConfigError: what differs needs the tunnel to go down and up again; IdentityError:
+        the certificate or the revocation list on disk is damaged.
         """
         fixed = (
             ("network.name", self.settings.network.name, settings.network.name),
@@ -167,6 +175,8 @@ class Tunnel:
         for field, old, new in fixed:
             if old != new:
                 raise ConfigError(f"{field}: {new!r} needs the tunnel to go down and up again")
+        if self._membership is not None:
+            await self._membership.reload()
         before, self.settings = self.settings, settings
         try:
             self._serve()
@@ -178,6 +188,12 @@ class Tunnel:
         self._mesh.use_policy(self._guard.policy)
         self._mesh.want_configured(settings.overlay.peers)
         self._wake()
+
+    async def renew(self) -> datetime:
+        """Renew this node's certificate now and return its end. Raises: see `Controller.renew`."""
+        if self._membership is None:
+            raise ConfigError(f"network {self.network} has pinned peers, and no authority to renew")
+        return await self._membership.renew()
 
     # -- what the bus publishes --------------------------------------------------------------
 
@@ -207,6 +223,16 @@ class Tunnel:
     def listen_port(self) -> int:
         """The UDP port that is bound."""
         return self._endpoint.local_address.port
+
+    @property
+    def endpoints(self) -> Sequence[UnderlayAddress]:
+        """Where other machines may reach this node, the most likely first."""
+        discovery = self.settings.discovery
+        own = discovery.listen_address
+        addresses = self._underlay.own_addresses if own is None else (own,)
+        public = () if discovery.public_ip is None else (discovery.public_ip,)
+        found = dict.fromkeys((*public, *addresses))
+        return [UnderlayAddress(str(address), self.listen_port) for address in found]
 
     @property
     def link(self) -> LinkOwnerName:

@@ -37,6 +37,21 @@ class Underlay:
             )
         )
 
+    @property
+    def own_addresses(self) -> tuple[Address, ...]:
+        """The host's own addresses: first those on a link with a default route, IPv4 first."""
+        return tuple(
+            address.ip
+            for _, address in sorted(
+                self.addresses,
+                key=lambda entry: (
+                    not any(gateway in entry[1].network for gateway in self.gateways),
+                    entry[1].version,
+                    entry[1].ip.packed,
+                ),
+            )
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class UnderlayPath:

@@ -96,9 +96,10 @@ class Membership:
             self._use(certificate)
             self._renewal.look_again()
 
-    async def renew(self) -> Member:
-        """Renew this node's certificate now; see `Renewal.renew`."""
-        return await self._renewal.renew()
+    async def renew(self) -> datetime:
+        """Renew this node's certificate now and return its end, UTC; see `Renewal.renew`."""
+        await self._renewal.renew()
+        return self._renewal.certificate.not_valid_after_utc
 
     def _connected(self, connection: Connection) -> None:
         self._revocations.connected(connection)
