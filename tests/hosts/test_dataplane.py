@@ -28,12 +28,13 @@ from quicether.host.desired import HostConfig
 from quicether.host.netlink import NetlinkOwner
 from quicether.model import DropReason, Member, NextHop, NodeId
 from support import netns
+from support.cables import Cable
 from support.fake_device import FakeDevice
 from support.fake_overlay import member, snapshot
 from support.hosts import LightHost
 
 A = member("a", ["100.64.0.1", "fd00::1"], ["10.1.0.0/16"])
-B = member("b", ["100.64.0.2", "fd00::2"], ["10.2.0.0/16"])
+B = member("b", ["100.64.0.2", "fd00::2"], ["10.2.0.0/16", "fd00:2::/32"])
 G = member("g", ["100.64.0.3", "fd00::3"], ["100.64.0.0/10", "fd00::/16"])
 MTU = 1400
 
@@ -123,7 +124,8 @@ class Lab:
         ab, ba = Wire(A.node_id), Wire(B.node_id)
         self.wires = {"ab": ab, "ba": ba}
         via_b = dict.fromkeys(
-            ("100.64.0.2/32", "fd00::2/128", "10.2.0.0/16"), NextHop.to_node(B.node_id)
+            ("100.64.0.2/32", "fd00::2/128", "10.2.0.0/16", "fd00:2::/32"),
+            NextHop.to_node(B.node_id),
         )
         via_a = dict.fromkeys(
             ("100.64.0.1/32", "fd00::1/128", "10.1.0.0/16"), NextHop.to_node(A.node_id)
@@ -276,3 +278,19 @@ def test_a_spoofing_member_gets_nothing_through(lab: Lab) -> None:
               check=False)  # fmt: skip
     assert lab.nodes["b"].counters.drops == {DropReason.SPOOFED_SOURCE: 2}
     assert lab.nodes["b"].counters.received_packets == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_stream_to_a_lan_behind_a_node_is_cut_again_by_its_kernel(lab: Lab, version: int) -> None:
+    """What the device joined has to leave the host as packets that fit the LAN."""
+    lab.call(lab.direct)
+    lab.b.sysctl({"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"})
+    with LightHost("dp-lan") as lan, Cable(lab.b, lan, mtu=1400) as cable:
+        lab.b.configure_link(cable.a.ifname, ["10.2.0.1/24", "fd00:2::1/64"])
+        lan.configure_link(
+            cable.b.ifname, ["10.2.0.9/24", "fd00:2::9/64"], ["10.2.0.1", "fd00:2::1"]
+        )
+        address = "10.2.0.9" if version == 4 else "fd00:2::9"
+        assert tcp(lab.a, lan, address) > 0
+        # A router joins multicast groups, and says so on every link.
+        assert set(lab.nodes["b"].counters.drops) <= {DropReason.LINK_LOCAL}

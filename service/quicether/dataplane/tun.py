@@ -12,17 +12,20 @@ from struct import pack
 from typing import Final, Self
 
 from quicether.counters import Counters
+from quicether.dataplane.coalesce import PLAIN, coalesce
 from quicether.errors import HostError
 from quicether.model import DropReason
 
 BATCH: Final = 64
 """Packets read in one wakeup of the loop, so that a busy device starves nothing else."""
-MAX_PACKET: Final = 65535
+_VNET: Final = len(PLAIN)
+_MAX_READ: Final = 65535 + _VNET
 
 _CLONE = Path("/dev/net/tun")
 _IFNAMSIZ = 16
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 
@@ -55,7 +58,11 @@ class Tun:
         except OSError as refusal:
             raise HostError(f"{_CLONE} cannot be opened: {refusal.strerror}") from refusal
         try:
-            ioctl(descriptor, _TUNSETIFF, pack("16sH22x", encoded, _IFF_TUN | _IFF_NO_PI))
+            ioctl(
+                descriptor,
+                _TUNSETIFF,
+                pack("16sH22x", encoded, _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR),
+            )
             if not outlive_us:
                 ioctl(descriptor, _TUNSETPERSIST, 0)
         except OSError as refusal:
@@ -99,12 +106,11 @@ class Tun:
         for malformed: the next packet may pass again.
         """
         descriptor = self._descriptor
-        write = os.write
-        for packet in packets:
+        for pieces in coalesce(packets):
             try:
-                write(descriptor, packet)
+                os.writev(descriptor, pieces)
             except OSError:
-                counters.drop(DropReason.DEVICE)
+                counters.drop(DropReason.DEVICE, max(1, len(pieces) - 2))
 
     def close(self) -> None:
         """Stop reading and free the descriptor. Idempotent."""
@@ -121,7 +127,7 @@ class Tun:
         batch: list[bytes] = []
         try:
             for _ in range(BATCH):
-                batch.append(read(descriptor, MAX_PACKET))  # noqa: PERF401 - keeps what came
+                batch.append(read(descriptor, _MAX_READ)[_VNET:])  # noqa: PERF401 - keeps what came
         except BlockingIOError:
             pass
         except OSError as failure:

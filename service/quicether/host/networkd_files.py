@@ -21,7 +21,11 @@ def file_names(device: str) -> tuple[str, str]:
 
 def netdev(device: str, user: str | None) -> str:
     """Return the file that makes the TUN device. user: who may attach to it beside root."""
-    tun: list[tuple[str, object]] = [("PacketInfo", "no"), ("MultiQueue", "no")]
+    tun: list[tuple[str, object]] = [
+        ("PacketInfo", "no"),
+        ("VNetHeader", "yes"),
+        ("MultiQueue", "no"),
+    ]
     if user is not None:
         tun.append(("User", user))
     return _text([("NetDev", [("Name", device), ("Kind", "tun")]), ("Tun", tun)])

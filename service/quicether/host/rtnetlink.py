@@ -144,9 +144,11 @@ class Rtnetlink:
         )
 
     async def make_tun(self, name: str) -> None:
-        """Make a TUN device without packet information header."""
+        """Make a TUN device as `Tun` expects it: no packet information, but a virtio_net_hdr."""
         with _asking(f"device {name}"):
-            await self._route.link("add", ifname=name, kind="tuntap", mode="tun", ifr={"no_pi": 1})
+            await self._route.link(
+                "add", ifname=name, kind="tuntap", mode="tun", ifr={"no_pi": 1, "vnet_hdr": 1}
+            )
 
     async def delete_link(self, index: int) -> None:
         """Delete a link. One that is gone already is no error."""

@@ -41,6 +41,7 @@ Kind=tun
 
 [Tun]
 PacketInfo=no
+VNetHeader=yes
 MultiQueue=no
 User=quicether
 """
