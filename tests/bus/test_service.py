@@ -340,6 +340,15 @@ def test_introspection_documents_every_member() -> None:
     run(test, "home")
 
 
+def test_without_tunnels_the_tree_has_no_dangling_node() -> None:
+    """`busctl tree` failed on /org/quicether1/tunnel, which was listed but did not exist."""
+
+    async def test(it: Bench) -> None:
+        assert "<node name=" not in await it.me.call(INTROSPECTABLE, "Introspect")
+
+    run(test)
+
+
 def test_a_bound_tunnel_goes_down_with_its_caller() -> None:
     async def test(it: Bench) -> None:
         async with client(it.address) as other:
@@ -432,6 +441,20 @@ def test_the_end_of_the_bus_is_told() -> None:
         with pytest.raises(HostError, match="the system bus went away"):
             await asyncio.wait_for(waiting, 5)
         await service.close()
+
+    asyncio.run(main())
+
+
+def test_waiting_for_the_end_may_be_given_up_before_closing() -> None:
+    """Cancelling `wait_closed` made `close` raise CancelledError."""
+
+    async def main() -> None:
+        with PrivateBus() as bus:
+            service = BusService(FakeController("home"), "1.2.3", address=bus.address)
+            await service.open()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(service.wait_closed(), 0.01)
+            await service.close()
 
     asyncio.run(main())
 

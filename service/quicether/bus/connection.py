@@ -129,6 +129,7 @@ class BusConnection:
         self._accepts = accepts
         self._address = address
         self._bus: _GuardedBus | None = None
+        self._ended: asyncio.Future[None] | None = None
         self._on_call: CallHandler | None = None
         self._on_vanished: Callable[[str], None] | None = None
 
@@ -143,6 +144,8 @@ class BusConnection:
             await self._bus.connect()
         except Exception as error:
             raise HostError(f"cannot connect to the system bus: {error}") from error
+        # Shielded from those who wait: dbus-next lets a waiter that is cancelled cancel its future.
+        self._ended = asyncio.ensure_future(self._bus.wait_for_disconnect())
         self._bus.add_message_handler(self._receive)
         await self.call(
             BUS_DRIVER,
@@ -269,19 +272,18 @@ class BusConnection:
 
     async def wait_closed(self) -> None:
         """Return when the connection was closed by us. Raises HostError: the bus went away."""
-        if self._bus is None:
+        if self._ended is None:
             return
         try:
-            await self._bus.wait_for_disconnect()
+            await asyncio.shield(self._ended)
         except Exception as error:
             raise HostError(f"the system bus went away: {error}") from error
 
     async def close(self) -> None:
         """Leave the bus and return when the socket is closed. Idempotent."""
-        if self._bus is None:
+        if self._bus is None or self._ended is None:
             return
-        ended = asyncio.ensure_future(self._bus.wait_for_disconnect())
         if not self._bus._disconnected:
             self._bus.disconnect()
-        await asyncio.wait([ended])
-        ended.exception()
+        await asyncio.wait([self._ended])
+        self._ended.exception()

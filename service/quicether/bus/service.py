@@ -10,7 +10,7 @@ from quicether.bus import api
 from quicether.bus.authorise import Authority, PolkitAuthority
 from quicether.bus.bindings import Bindings
 from quicether.bus.connection import BusConnection
-from quicether.bus.contract import BUS_NAME, ROOT_PATH, TUNNEL_PATH, tunnel_path
+from quicether.bus.contract import BUS_NAME, ROOT_PATH, tunnel_path
 from quicether.bus.controller import Controller
 from quicether.bus.dispatch import Dispatcher, Exported, properties
 from quicether.bus.interface import Changes
@@ -95,7 +95,7 @@ class BusService:
         """See `Objects.children`."""
         self._refresh()
         below = path.rstrip("/") + "/"
-        known = (ROOT_PATH, TUNNEL_PATH, *self._tunnels)
+        known = (ROOT_PATH, *self._tunnels)
         names = {
             found[len(below) :].partition("/")[0] for found in known if found.startswith(below)
         }
