@@ -43,7 +43,7 @@ class ServiceLog:
 class Guard:
     """Keeps the policy in force and the audit trail of one tunnel.
 
-    audit: implements `overlay.mesh.AuditEvents`.
+    audit: implements `overlay.neighbours.AuditEvents`.
     """
 
     def __init__(self, settings: Settings) -> None:

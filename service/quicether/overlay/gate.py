@@ -54,7 +54,7 @@ class Allowance:
 
 
 class Gate:
-    """Implements `transport.EnrolHandler` for strangers and `mesh.RpcService` for members."""
+    """Implements `transport.EnrolHandler` for strangers and `neighbours.RpcService` for members."""
 
     def __init__(
         self, registrar: Registrar, counters: Counters, clock: Callable[[], float]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
 from quicether.config.values import HostPort, PeerAddress
 from quicether.dataplane.forwarder import Forwarder
@@ -21,7 +21,9 @@ from quicether.dataplane.snapshot import PacketPolicy, Snapshot
 from quicether.errors import ConfigError, ProtocolError, QuicEtherError, UnreachableError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.dialer import Dialer
+from quicether.overlay.neighbours import AuditEvents, Discovery, RpcService
 from quicether.overlay.peers import PeerTable, TargetKind
+from quicether.overlay.pings import Pings
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.endpoint import CloseCode, ConnectFailed, Connection, Endpoint
 from quicether.transport.messages import Announce, Hello, Message, Ping, Pong, RpcKind
@@ -30,46 +32,6 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at round-trip times and at packets held too long."""
-MAX_PINGS: Final = 64
-"""Pings of ours that may be under way at once."""
-
-
-class AuditEvents(Protocol):
-    """Who writes down connections, and attempts at what is not allowed."""
-
-    def connected(self, member: Member, remote: UnderlayAddress) -> None:
-        """A peer proved who it is."""
-
-    def disconnected(
-        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
-    ) -> None:
-        """A peer that had connected has no connection left, after duration seconds."""
-
-    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
-        """A peer was turned away."""
-
-    def spoofed(self, member: Member | None, packet: PacketView) -> None:
-        """A peer sent from an address that is not its own."""
-
-    def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
-        """A peer announced prefixes that its certificate does not cover."""
-
-
-class RpcService(Protocol):
-    """Answers the requests of one RpcKind."""
-
-    async def answer(self, connection: Connection, body: bytes) -> bytes:
-        """Answer one request; body without its first byte. A QuicEtherError resets it."""
-
-
-class Discovery(Protocol):
-    """Finds who owns what, where the peers at hand do not say so."""
-
-    def look_up(self, destination: bytes) -> bool:
-        """Begin to look for the prefix of a packed address; False: known to have none."""
-
-    def locate(self, node: NodeId) -> bool:
-        """Begin to look for where a node is; False: there is nobody to ask."""
 
 
 class Mesh:
@@ -111,8 +73,7 @@ class Mesh:
         self._is_gateway = False
         self._mtu = 1280
         self._rpc: dict[RpcKind, RpcService] = {}
-        self._pings: dict[bytes, asyncio.Future[float]] = {}
-        self._entropy = entropy
+        self._pings = Pings(entropy, clock)
         self._publishing: asyncio.Handle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -133,8 +94,7 @@ class Mesh:
             if handle is not None:
                 handle.cancel()
         await self._dialer.close()
-        for waiting in self._pings.values():
-            waiting.cancel()
+        self._pings.close()
 
     def want_configured(self, peers: Iterable[PeerAddress]) -> None:
         """Make peers all that the configuration names, in place of what it named before."""
@@ -259,22 +219,7 @@ class Mesh:
         connection = self.peers.active(node)
         if connection is None:
             raise UnreachableError(f"node {node.short} is not connected")
-        if len(self._pings) >= MAX_PINGS:
-            raise UnreachableError(f"{MAX_PINGS} pings are under way already")
-        token = self._entropy.randbytes(8)
-        answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._pings[token] = answered
-        sent = self._clock()
-        try:
-            connection.send_message(Ping(token=token))
-            async with asyncio.timeout(patience):
-                return await answered - sent
-        except TimeoutError:
-            raise UnreachableError(
-                f"node {node.short} did not answer within {patience:g} s"
-            ) from None
-        finally:
-            del self._pings[token]
+        return await self._pings.ask(connection, patience)
 
     # -- what the endpoint reports -----------------------------------------------------------
 
@@ -335,9 +280,7 @@ class Mesh:
             case Ping():
                 self._say(connection, Pong(token=message.token))
             case Pong():
-                waiting = self._pings.get(message.token)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(self._clock())
+                self._pings.answered(connection, message.token)
 
     async def request(self, connection: Connection, body: bytes) -> bytes:
         """Let the service that a request is for answer it."""

@@ -29,7 +29,7 @@ _ASK: Final = bytes([RpcKind.REVOCATION])
 
 
 class Revocations:
-    """Implements `mesh.RpcService` for RpcKind.REVOCATION.
+    """Implements `neighbours.RpcService` for RpcKind.REVOCATION.
 
     keep: writes the list in force to disk.
     """

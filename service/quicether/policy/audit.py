@@ -80,7 +80,7 @@ class AuditSink(Protocol):
 class Audit:
     """Builds records, holds back what is too much of a kind, and counts it.
 
-    Implements `overlay.mesh.AuditEvents`.
+    Implements `overlay.neighbours.AuditEvents`.
     """
 
     def __init__(

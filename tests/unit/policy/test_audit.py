@@ -8,7 +8,7 @@ import pytest
 
 from quicether.errors import ConfigError, TrustError
 from quicether.model import UnderlayAddress
-from quicether.overlay.mesh import AuditEvents
+from quicether.overlay.neighbours import AuditEvents
 from quicether.policy.audit import (
     LEFT_OUT_INTERVAL,
     MAX_LISTED,

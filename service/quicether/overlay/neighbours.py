@@ -1,0 +1,49 @@
+"""Whom a mesh talks to beside the endpoint and the forwarder: the seams of its neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from quicether.dataplane.packet import PacketView
+from quicether.errors import QuicEtherError
+from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.transport.endpoint import Connection
+
+
+class AuditEvents(Protocol):
+    """Who writes down connections, and attempts at what is not allowed."""
+
+    def connected(self, member: Member, remote: UnderlayAddress) -> None:
+        """A peer proved who it is."""
+
+    def disconnected(
+        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
+    ) -> None:
+        """A peer that had connected has no connection left, after duration seconds."""
+
+    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
+        """A peer was turned away."""
+
+    def spoofed(self, member: Member | None, packet: PacketView) -> None:
+        """A peer sent from an address that is not its own."""
+
+    def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
+        """A peer announced prefixes that its certificate does not cover."""
+
+
+class RpcService(Protocol):
+    """Answers the requests of one RpcKind."""
+
+    async def answer(self, connection: Connection, body: bytes) -> bytes:
+        """Answer one request; body without its first byte. A QuicEtherError resets it."""
+
+
+class Discovery(Protocol):
+    """Finds who owns what, where the peers at hand do not say so."""
+
+    def look_up(self, destination: bytes) -> bool:
+        """Begin to look for the prefix of a packed address; False: known to have none."""
+
+    def locate(self, node: NodeId) -> bool:
+        """Begin to look for where a node is; False: there is nobody to ask."""
