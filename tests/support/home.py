@@ -13,6 +13,7 @@ knows nothing of the overlay but a default route to home.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -85,6 +86,16 @@ class Story:
         """Add the profile `quicether` to a host's NetworkManager."""
         add = ("nmcli", "connection", "add", "type", "vpn", "con-name", "quicether")
         self.type(host, *add, "vpn-type", "quicether", "vpn.data", data)
+
+    def overlay_addresses(self, host: WholeHost) -> list[str]:
+        """Return a host's overlay addresses, IPv4 first."""
+        shown = json.loads(host.run(["ip", "-j", "addr", "show", "quicether0"]).stdout)
+        return [
+            info["local"]
+            for family in ("inet", "inet6")
+            for info in shown[0]["addr_info"]
+            if info["family"] == family and info["scope"] == "global"
+        ]
 
     def up(self, host: WholeHost) -> str:
         """Bring the tunnel up as a user does."""

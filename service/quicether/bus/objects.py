@@ -14,7 +14,8 @@ from quicether.bus.dispatch import Caller
 from quicether.bus.interface import Interface
 from quicether.bus.status import to_wire
 from quicether.config import values
-from quicether.config.settings import option_of, unknown
+from quicether.config.options import OPTIONS
+from quicether.config.settings import unknown
 from quicether.errors import ConfigError
 
 _HOW_SIGNATURE: Final = {How.OWNER: "s", How.BOUND: "b", How.TRANSIENT: "b", How.PRIVATE: "b"}
@@ -58,7 +59,8 @@ class ManagerObject:
         self, tunnel: str, options: Mapping[str, str], how: Mapping[str, Any], caller: Caller
     ) -> str:
         given = parse_how(how)
-        privileged = [key for key in options if option_of(key).privileged]
+        # An unknown key is for the controller to refuse, whose sentence then stands in Failures.
+        privileged = [key for key in options if key in OPTIONS and OPTIONS[key].privileged]
         if privileged:
             if given.get(How.PRIVATE):
                 raise NotAuthorizedError(

@@ -110,6 +110,7 @@ class Tunnel:
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._settled = False
         self._settled_by = 0.0
 
     # -- life --------------------------------------------------------------------------------
@@ -199,9 +200,12 @@ class Tunnel:
 
     @property
     def ready(self) -> bool:
-        """Whether the tunnel runs and each configured peer has been tried once."""
+        """Whether the tunnel runs and what its configured peers serve is in `host_config`.
+
+        A peer that does not answer is waited for no longer than SETTLE_TIME.
+        """
         return self.state is TunnelState.RUNNING and (
-            self._mesh.peers.settled() or time.monotonic() >= self._settled_by
+            self._settled or time.monotonic() >= self._settled_by
         )
 
     @property
@@ -335,6 +339,7 @@ class Tunnel:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            settled = self._mesh.peers.settled()
             desired = self._desired()
             if desired != self.host_config:
                 self.host_config = desired
@@ -343,6 +348,7 @@ class Tunnel:
                 except HostError as error:
                     log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
                     self.refusals = (*self.refusals, str(error))
+            self._settled = settled
             self._changed()
 
     def _underlay_changed(self, underlay: Underlay) -> None:
