@@ -121,9 +121,17 @@ class RecordedEndpoint(AioquicEndpoint):
 
 async def join(a: RecordedEndpoint, b: RecordedEndpoint) -> tuple[Connection, Connection]:
     """Connect a to b and return the connection as each of them sees it."""
-    ours, theirs = len(a.events.connections), len(b.events.connections)
+    ours, theirs = len(a.events.connections), b.events.connections
+
+    def theirs_of_a() -> Connection | None:
+        known = (each for each in theirs[::-1] if each.member.node_id == a.identity.node_id)
+        return next(known, None)
+
+    before = theirs_of_a()
     a.connect(b.local_address, expect=b.identity.node_id)
     await a.events.until(lambda: len(a.events.connections) > ours or a.events.failures)
     assert not a.events.failures, a.events.failures
-    await b.events.until(lambda: len(b.events.connections) > theirs)
-    return a.events.connections[-1], b.events.connections[-1]
+    await b.events.until(lambda: theirs_of_a() is not before)
+    found = theirs_of_a()
+    assert found is not None
+    return a.events.connections[-1], found

@@ -15,10 +15,11 @@ from quicether.model import UnderlayAddress
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 from quicether.transport.carrier import UdpCarrier
 from quicether.transport.endpoint import ALPN
-from quicether.transport.engine import CONTROL_STREAM, Engine
+from quicether.transport.engine import Engine
 from quicether.transport.messages import Hello, Ping, encode
 from quicether.transport.session import Ending, Role, Session
 from quicether.transport.tls import configuration
+from quicether.transport.windows import CONTROL_STREAM
 from support.certificates import Identity
 from support.endpoints import LOOPBACK, RecordedEvents
 

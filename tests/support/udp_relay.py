@@ -6,6 +6,8 @@ Clients send to `address`; each gets an upstream socket of its own, as behind a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 from random import Random
 from types import TracebackType
@@ -13,7 +15,6 @@ from typing import Self
 
 from quicether.model import UnderlayAddress
 
-Verdict = Callable[[bytes], bool]
 SocketName = tuple[str, int]
 
 
@@ -42,25 +43,23 @@ class UdpRelay:
         self.swallowed = 0
         self.passed = 0
         self._random = Random(seed)
-        self._upstream: dict[SocketName, asyncio.DatagramTransport] = {}
-        self._downstream: asyncio.DatagramTransport
+        self._upstream: dict[SocketName, socket.socket] = {}
+        self._downstream = _bound_socket()
 
     @property
     def address(self) -> UnderlayAddress:
-        name = self._downstream.get_extra_info("sockname")
-        return UnderlayAddress(name[0], name[1])
+        host, port = self._downstream.getsockname()
+        return UnderlayAddress(host, port)
 
     def rebind(self) -> None:
         """Give every client a new address towards the server, as a NAT that forgot them."""
-        for transport in self._upstream.values():
-            transport.close()
+        for upstream in self._upstream.values():
+            self._close(upstream)
         self._upstream.clear()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._downstream, _ = await loop.create_datagram_endpoint(
-            lambda: _Side(self._from_client), local_addr=("127.0.0.1", 0)
-        )
+        loop.add_reader(self._downstream, self._read, self._downstream, self._from_client)
         return self
 
     async def __aexit__(
@@ -69,48 +68,48 @@ class UdpRelay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._downstream.close()
         self.rebind()
-        await asyncio.sleep(0)
+        self._close(self._downstream)
+
+    def _read(self, side: socket.socket, carry: Callable[[bytes, SocketName], None]) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            carry(*side.recvfrom(65_536))
 
     def _from_client(self, data: bytes, client: SocketName) -> None:
-        transport = self._upstream.get(client)
-        if transport is None:
-            asyncio.get_running_loop().create_task(self._open(data, client))
-        else:
-            self._carry(lambda: self._to_server(transport, data), data)
-
-    async def _open(self, data: bytes, client: SocketName) -> None:
-        loop = asyncio.get_running_loop()
-        if client not in self._upstream:
-            transport, _ = await loop.create_datagram_endpoint(
-                lambda: _Side(lambda back, _: self._to_client(back, client)),
-                local_addr=("127.0.0.1", 0),
+        upstream = self._upstream.get(client)
+        if upstream is None:
+            upstream = self._upstream[client] = _bound_socket()
+            asyncio.get_running_loop().add_reader(
+                upstream,
+                self._read,
+                upstream,
+                lambda back, _: self._carry(self._downstream, back, client),
             )
-            self._upstream[client] = transport
-        self._from_client(data, client)
+        self._carry(upstream, data, (self.server.host, self.server.port))
 
-    def _to_server(self, transport: asyncio.DatagramTransport, data: bytes) -> None:
-        if not transport.is_closing():
-            transport.sendto(data, (self.server.host, self.server.port))
-
-    def _to_client(self, data: bytes, client: SocketName) -> None:
-        self._carry(lambda: self._downstream.sendto(data, client), data)
-
-    def _carry(self, send: Callable[[], None], data: bytes) -> None:
+    def _carry(self, side: socket.socket, data: bytes, to: SocketName) -> None:
         if len(data) > self.max_size or self._random.random() < self.loss:
             self.swallowed += 1
             return
         self.passed += 1
         if self._random.random() < self.reorder:
-            asyncio.get_running_loop().call_later(self.delay, send)
+            asyncio.get_running_loop().call_later(self.delay, self._send, side, data, to)
         else:
-            send()
+            self._send(side, data, to)
+
+    @staticmethod
+    def _send(side: socket.socket, data: bytes, to: SocketName) -> None:
+        if side.fileno() >= 0:
+            side.sendto(data, to)
+
+    @staticmethod
+    def _close(side: socket.socket) -> None:
+        asyncio.get_running_loop().remove_reader(side)
+        side.close()
 
 
-class _Side(asyncio.DatagramProtocol):
-    def __init__(self, received: Callable[[bytes, SocketName], None]) -> None:
-        self._received = received
-
-    def datagram_received(self, data: bytes, addr: SocketName) -> None:
-        self._received(data, addr)
+def _bound_socket() -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    bound.setblocking(False)
+    bound.bind(("127.0.0.1", 0))
+    return bound

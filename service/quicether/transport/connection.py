@@ -27,11 +27,11 @@ from quicether.identity.trust import Trust
 from quicether.model import DropReason, Member, NodeId, UnderlayAddress
 from quicether.transport import messages
 from quicether.transport.endpoint import ALPN, CloseCode, ConnectFailed, EndpointEvents
-from quicether.transport.engine import CONTROL_STREAM
 from quicether.transport.messages import Hello, Message, MessageReader
 from quicether.transport.requests import Requests
 from quicether.transport.session import Ending, Session
 from quicether.transport.tls import judge_peer
+from quicether.transport.windows import CONTROL_STREAM
 
 log = logging.getLogger(__name__)
 

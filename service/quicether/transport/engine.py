@@ -18,23 +18,18 @@ from typing import Final
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
-    CONNECTION_LIMIT_FRAME_CAPACITY,
-    MAX_STREAM_DATA_FRAME_CAPACITY,
     NetworkAddress,
-    QuicConnection,
     QuicConnectionState,
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import CryptoContext
 from aioquic.quic.events import ConnectionTerminated
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketSpace
-from aioquic.quic.stream import QuicStream
 from aioquic.tls import Epoch
 
 from quicether.transport.framing import frame, unframe
-from quicether.transport.messages import MAX_MESSAGE, MAX_RPC
 from quicether.transport.replay_window import ReplayWindow
 from quicether.transport.sealing import (
     HEADER_BYTES,
@@ -47,9 +42,8 @@ from quicether.transport.sealing import (
     unseal,
 )
 from quicether.transport.tls import restrict
+from quicether.transport.windows import WindowedConnection
 
-CONTROL_STREAM: Final = 0
-"""The first bidirectional stream that the client opens (RFC 9000 section 2.1)."""
 MAX_REQUESTS: Final = 32
 """Requests that one peer may have under way, each on a stream of its own."""
 DATAGRAM_OVERHEAD: Final = HEADER_BYTES + 1 + TAG_BYTES
@@ -58,13 +52,13 @@ PACKETS_PER_KEY: Final = 1 << 22
 """Packets after which the key is changed: half of what AES-GCM allows (RFC 9001 section 6.6)."""
 ACK_DELAY: Final = 0.020
 """Seconds an acknowledgement may wait; 25 ms is what the peer is told (max_ack_delay)."""
+LONGEST_LINGER: Final = 3.0
+"""Seconds that a closed connection is kept at most, to answer what still comes."""
 
 _MAX_INBOX: Final = 4096
-_CONTROL_WINDOW: Final = 4 * MAX_MESSAGE
-_CONNECTION_WINDOW: Final = 16 * MAX_RPC
 
 
-class Engine(QuicConnection):
+class Engine(WindowedConnection):
     """One QUIC connection without sockets or clocks.
 
     inbox: IP packets that have arrived, oldest first; whoever feeds the engine empties it.
@@ -95,6 +89,7 @@ class Engine(QuicConnection):
         ):
             limit.value = limit.sent = count
         self.closed_by_peer = False
+        self._now = 0.0
         self._packets_with_key = 0
         self._old_keys: CryptoContext | None = None
 
@@ -157,6 +152,11 @@ class Engine(QuicConnection):
         self.control_pending = True
         super().close(error_code, frame_type, reason_phrase)
 
+    def _close_begin(self, is_initiator: bool, now: float) -> None:
+        """Linger for three probe timeouts (RFC 9000 section 10.2), but not for ever."""
+        super()._close_begin(is_initiator, now)
+        self._close_at = min(self._close_at or now, now + LONGEST_LINGER)
+
     def give_up_stream(self, stream_id: int, code: int) -> None:
         """Abandon what is left of both directions of a stream."""
         stream = self._streams.get(stream_id)
@@ -190,6 +190,7 @@ class Engine(QuicConnection):
     def handle_timer(self, now: float) -> None:
         """Do what is due; see the parent."""
         self.control_pending = True
+        self._now = now
         super().handle_timer(now)
 
     # Sending IP packets
@@ -214,12 +215,12 @@ class Engine(QuicConnection):
         return self._seal_payloads(payloads, now)
 
     def seal_probe(
-        self, size: int, delivered: Callable[[QuicDeliveryState, int], None], now: float
+        self, size: int, delivered: Callable[[QuicDeliveryState, int, float], None], now: float
     ) -> bytes:
         """Return a UDP payload of exactly size bytes that asks for nothing but an acknowledgement.
 
-        delivered: called with (state, size) when it is acknowledged or declared lost. The loss of
-        a probe is no sign of congestion (RFC 8899 section 3), so it is tracked outside of that.
+        delivered: called with (state, size, the time) when it is acknowledged or declared lost.
+        Its loss is no sign of congestion (RFC 8899 section 3), so it is tracked outside of that.
         """
         payload = bytes((QuicFrameType.PING,)) + bytes(size - DATAGRAM_OVERHEAD)
         number = self._packet_number
@@ -234,11 +235,19 @@ class Engine(QuicConnection):
                 packet_type=QuicPacketType.ONE_RTT,
                 sent_time=now,
                 sent_bytes=size,
-                delivery_handlers=[(delivered, (size,))],
+                delivery_handlers=[(self._on_probe_delivery, (size, delivered))],
             ),
             space=self._spaces[Epoch.ONE_RTT],
         )
         return sealed
+
+    def _on_probe_delivery(
+        self,
+        state: QuicDeliveryState,
+        size: int,
+        delivered: Callable[[QuicDeliveryState, int, float], None],
+    ) -> None:
+        delivered(state, size, self._now)
 
     def _seal_payloads(self, payloads: list[bytes], now: float) -> list[bytes]:
         keys = self._cryptos[Epoch.ONE_RTT].send
@@ -271,6 +280,7 @@ class Engine(QuicConnection):
         Returns whether any of them was the peer's: an authentic packet restarts the idle timer.
         """
         before = self._close_at
+        self._now = now
         self._receive(datagrams, addr, now)
         return self._close_at != before
 
@@ -375,44 +385,3 @@ class Engine(QuicConnection):
             else buf.capacity - buf.tell()
         )
         self.inbox.append(buf.pull_bytes(length))
-
-    # Flow control: a window that slides, where the parent's doubles without an end
-
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        data, streams = self._local_max_data, self._local_max_streams_bidi
-        if data.value - data.used < _CONNECTION_WINDOW // 2:
-            data.value = data.used + _CONNECTION_WINDOW
-        few_left = streams.sent - streams.used < streams.value - streams.sent
-        for limit, due in ((data, True), (streams, few_left)):
-            if not due or limit.value == limit.sent:
-                continue
-            buf = builder.start_frame(
-                limit.frame_type,
-                capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
-                handler=self._on_connection_limit_delivery,
-                handler_args=(limit,),
-            )
-            buf.push_uint_var(limit.value)
-            limit.sent = limit.value
-
-    def _write_stream_limits(
-        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
-    ) -> None:
-        # A request's stream never gets more than its first window: that is its largest body.
-        if stream.stream_id == CONTROL_STREAM:
-            read = stream.receiver.starting_offset()
-            if stream.max_stream_data_local - read < _CONTROL_WINDOW // 2:
-                stream.max_stream_data_local = read + _CONTROL_WINDOW
-        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
-            return
-        if stream.stream_id is None:
-            return  # handshake data has no flow control
-        buf = builder.start_frame(
-            QuicFrameType.MAX_STREAM_DATA,
-            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
-            handler=self._on_max_stream_data_delivery,
-            handler_args=(stream,),
-        )
-        buf.push_uint_var(stream.stream_id)
-        buf.push_uint_var(stream.max_stream_data_local)
-        stream.max_stream_data_local_sent = stream.max_stream_data_local

@@ -21,9 +21,10 @@ from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.carrier import UdpCarrier
 from quicether.transport.connection import error_of
 from quicether.transport.endpoint import ENROL_ALPN, CloseCode, EndpointEvents, EnrolHandler
-from quicether.transport.engine import CONTROL_STREAM, Engine
+from quicether.transport.engine import Engine
 from quicether.transport.session import Ending, Session
 from quicether.transport.tls import configuration, peer_certificate
+from quicether.transport.windows import CONTROL_STREAM
 
 log = logging.getLogger(__name__)
 

@@ -43,6 +43,14 @@ class PathMtu:
         self._low, self._high = self.size, self._ceiling
         self._begin(now)
 
+    def recheck(self, ceiling: int, now: float) -> None:
+        """See whether the present size still passes, then look for more, up to a new ceiling."""
+        self._ceiling = max(FLOOR, ceiling)
+        self._base = min(self._base, self._ceiling)
+        self.size = min(self.size, self._ceiling)
+        self._low, self._high = self.size, self._ceiling
+        self._begin(now)
+
     def probe(self, now: float, timeout: float, *, alive: bool) -> int | None:
         """Return the size of a probe to send now, if one is due.
 

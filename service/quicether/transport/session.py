@@ -20,16 +20,15 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
-from aioquic.quic.packet_builder import QuicDeliveryState
 
 from quicether.counters import Counters
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.endpoint import CloseCode
-from quicether.transport.engine import DATAGRAM_OVERHEAD, Engine
+from quicether.transport.engine import Engine
 from quicether.transport.liveness import Liveness, PeerWatch
 from quicether.transport.packet_queue import PacketQueue
-from quicether.transport.path_mtu import FLOOR, PathMtu
-from quicether.transport.udp_socket import SocketAddress, Source, UdpSocket, ip_headers
+from quicether.transport.path import Path
+from quicether.transport.udp_socket import SocketAddress, Source, UdpSocket
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +37,6 @@ MAX_EARLY_BYTES: Final = 65_536
 SAMPLE_EVERY: Final = 1.0
 """Seconds between measurements of the round-trip time while IP packets flow."""
 
-_LINK: Final = 1280
-"""MTU, in bytes, that every IPv6 link has; where the search for the path's own begins."""
-_SHORTEST_PROBE: Final = 0.15
-"""Shortest wait, in seconds, for the acknowledgement of a path MTU probe."""
 _PACKETS_AT_ONCE: Final = 128
 _PING: Final = 0
 
@@ -140,14 +135,17 @@ class Session:
         self.accepted = False
         """Whether the peer's certificate was accepted; bounds what may come before."""
         self._carrier = carrier
-        self._peer = remote
-        self._source: Source | None = None
+        self._path = Path(
+            engine,
+            carrier.socket,
+            carrier.counters,
+            remote,
+            carrier.max_link_mtu,
+            self._path_changed,
+        )
         self._early_bytes = 0
         self._queue = PacketQueue()
         self._watch = PeerWatch(initiated=initiated, now=now)
-        self._path: PathMtu | None = None
-        self._heard_since_probe = True
-        self._reported_size = self._base_size
         self._sampled_at = now
         self._farewell: list[bytes] = []
         self._farewell_due = 1
@@ -160,12 +158,12 @@ class Session:
     @property
     def remote(self) -> UnderlayAddress:
         """Where the peer is now."""
-        return UnderlayAddress.of_socket(self._peer)
+        return UnderlayAddress.of_socket(self._path.remote)
 
     @property
     def max_packet(self) -> int:
         """Largest IP packet, in bytes, that one UDP payload carries on the present path."""
-        return self._payload_size - DATAGRAM_OVERHEAD
+        return self._path.max_packet
 
     @property
     def closed(self) -> bool:
@@ -176,7 +174,7 @@ class Session:
         """Note that the peer's certificate was accepted: look for the path's MTU from now on."""
         self.accepted = True
         self._carrier.accepted(self)
-        self._begin_path(now)
+        self._path.search(now)
 
     def send_stream(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
         """Queue bytes on a stream."""
@@ -220,7 +218,7 @@ class Session:
         if self._ended or not self.accepted:
             return
         self._watch.network_changed(now)
-        self._begin_path(now)
+        self._path.recheck(now)
         self._carrier.flush_soon(self)
 
     def close(self, code: int, reason: str, now: float) -> None:
@@ -259,9 +257,9 @@ class Session:
             return
         if authentic:
             self._watch.heard(now)
-            self._heard_since_probe = True
+            self._path.heard()
             if not self.initiated:
-                self._source = source
+                self._path.source = source
         self._process(now)
 
     def flush(self, now: float) -> None:
@@ -272,7 +270,7 @@ class Session:
             self._flush_control(now)
         if not self._ended:
             self._flush_packets(now)
-            self._flush_probe(now)
+            self._path.probe(now)
             if self.engine.awaits_answer:
                 self._watch.awaits(now)
         self._arm(now)
@@ -299,7 +297,7 @@ class Session:
     # -- events of the engine ----------------------------------------------------------------
 
     def _process(self, now: float) -> None:
-        engine, role = self.engine, self.role
+        engine = self.engine
         while (event := engine.next_event()) is not None:
             self._handle(event)
         ending = engine.ending
@@ -319,12 +317,9 @@ class Session:
             self._carrier.counters.drop(DropReason.QUEUE_FULL, engine.refused)
             engine.refused = 0
         peer = engine.get_peer_address()
-        if peer is not None and peer != self._peer:
-            self._peer = peer
-            if self.accepted:
-                self._begin_path(now)
-            if role is not None:
-                role.path_changed()
+        if peer is not None and peer != self._path.remote:
+            self._path.move(peer, now)
+            self._path_changed()
         role = self.role
         if engine.inbox and role is not None and role.packets(engine.inbox):
             engine.inbox = []
@@ -367,7 +362,7 @@ class Session:
         if not self._ended:
             deadlines += [
                 self._watch.deadline if self.accepted else None,
-                self._path.deadline if self._path is not None else None,
+                self._path.deadline,
                 self.role.deadline if self.role is not None else None,
             ]
         self._carrier.arm(self, min((at for at in deadlines if at is not None), default=None))
@@ -377,37 +372,32 @@ class Session:
     def _flush_control(self, now: float) -> None:
         batch: list[bytes] = []
         for data, addr in self.engine.datagrams_to_send(now):
-            if addr == self._peer:
+            if addr == self._path.remote:
                 batch.append(data)
             else:
-                self._carrier.socket.send([data], addr, self._source)
+                self._carrier.socket.send([data], addr, self._path.source)
         if batch:
-            self._carrier.socket.send(batch, self._peer, self._source)
+            self._path.send(batch)
         if self._ended and not self._farewell:
             self._farewell = batch
         if not self._ended and self.engine.ending is not None:
             self._process(now)
 
     def _flush_packets(self, now: float) -> None:
-        queue, socket = self._queue, self._carrier.socket
-        while queue and not socket.full:
-            size = self._payload_size
+        queue, path = self._queue, self._path
+        while queue and not self._carrier.socket.full:
             room = self.engine.sendable()
-            if room is not None and room < size:
+            if room is not None and room < path.size:
                 return  # an address that is not validated yet; what waits goes on when it is
             packets = queue.take(_PACKETS_AT_ONCE if room is None else 1)
-            longest = max(map(len, packets))
-            if longest > size - DATAGRAM_OVERHEAD:
-                fitting = [each for each in packets if len(each) <= size - DATAGRAM_OVERHEAD]
+            largest = path.max_packet
+            if max(map(len, packets)) > largest:
+                fitting = [packet for packet in packets if len(packet) <= largest]
                 self._carrier.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
                 if not fitting:
                     continue
                 packets = fitting
-            datagrams = self.engine.seal(packets, size, now)
-            if not socket.send(datagrams, self._peer, self._source) and self._path is not None:
-                self._path.refused(size, now)
-                self._report_size()
-            if self._path is not None and self._path.used(max(map(len, datagrams)), now):
+            if path.send_sealed(self.engine.seal(packets, path.size, now), now):
                 self._carrier.flush_soon(self)
 
     def _repeat_farewell(self, count: int) -> None:
@@ -415,48 +405,8 @@ class Session:
         self._late_packets += count
         if self._farewell and self._late_packets >= self._farewell_due:
             self._farewell_due *= 2
-            self._carrier.socket.send(self._farewell, self._peer, self._source)
+            self._path.send(self._farewell)
 
-    # -- the path ----------------------------------------------------------------------------
-
-    @property
-    def _payload_size(self) -> int:
-        return self._path.size if self._path is not None else self._base_size
-
-    @property
-    def _base_size(self) -> int:
-        return max(FLOOR, _LINK - ip_headers(self._peer))
-
-    def _begin_path(self, now: float) -> None:
-        limit = self._carrier.max_link_mtu - ip_headers(self._peer)
-        local = self._carrier.socket.largest_payload(self._peer)
-        self._path = PathMtu(self._base_size, min(limit, local or limit), now)
-        self._heard_since_probe = True
-        self._report_size()
-
-    def _flush_probe(self, now: float) -> None:
-        path = self._path
-        if path is None or self.engine.sendable() is not None:
-            return
-        timeout = max(_SHORTEST_PROBE, 2 * self.engine.probe_timeout)
-        size = path.probe(now, timeout, alive=self._heard_since_probe)
-        while size is not None:
-            self._heard_since_probe = False
-            probe = self.engine.seal_probe(size, self._probe_outcome, now)
-            if self._carrier.socket.send([probe], self._peer, self._source):
-                break
-            path.refused(size, now)
-            size = path.probe(now, timeout, alive=True)
-        self._report_size()
-
-    def _probe_outcome(self, state: QuicDeliveryState, size: int) -> None:
-        if state is QuicDeliveryState.ACKED and self._path is not None:
-            self._path.acknowledged(size, self._carrier.now())
-            self._carrier.flush_soon(self)
-            self._report_size()
-
-    def _report_size(self) -> None:
-        if self._payload_size != self._reported_size:
-            self._reported_size = self._payload_size
-            if self.role is not None and not self._ended:
-                self.role.path_changed()
+    def _path_changed(self) -> None:
+        if self.role is not None and not self._ended:
+            self.role.path_changed()

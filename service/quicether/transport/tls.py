@@ -35,7 +35,7 @@ IDLE_TIMEOUT: Final = 35.0
 """Seconds without a packet after which a connection is gone (RFC 9000 section 10.1)."""
 MAX_DATAGRAM_FRAME: Final = 65_535
 
-_INITIAL_RTT: Final = 0.1
+_INITIAL_RTT: Final = 0.2
 _MAX_CHAIN: Final = 3
 _CIPHER_SUITES: Final = [
     tls.CipherSuite.AES_128_GCM_SHA256,

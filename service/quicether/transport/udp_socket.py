@@ -149,15 +149,15 @@ class UdpSocket:
 
     def send(
         self, datagrams: Sequence[bytes], remote: SocketAddress, source: Source | None = None
-    ) -> bool:
+    ) -> int:
         """Send datagrams in order, now or as soon as the socket takes them.
 
-        Returns False when one of them is larger than the local interface takes.
+        Returns how many were lost because they are larger than the local interface takes.
         """
         if self._backlog:
             self._wait(list(datagrams), remote, source)
-            return True
-        fits = True
+            return 0
+        too_large = 0
         start, count = 0, len(datagrams)
         while start < count:
             stop = self._run_of_equal_size(datagrams, start) if self._segmentation else start + 1
@@ -165,32 +165,34 @@ class UdpSocket:
                 self._send_run(datagrams[start:stop], remote, source)
             except (BlockingIOError, InterruptedError):
                 self._wait(list(datagrams[start:]), remote, source)
-                return fits
+                return too_large
             except OSError as error:
-                if error.errno in (errno.EMSGSIZE, errno.EINVAL) and stop - start > 1:
-                    fits = self._send_singly(datagrams[start:stop], remote, source) and fits
-                elif error.errno == errno.EMSGSIZE:
-                    fits = False
-                elif error.errno == errno.EIO and stop - start > 1:
+                if stop - start > 1 and error.errno in (errno.EMSGSIZE, errno.EINVAL):
+                    too_large += self._send_singly(datagrams[start:stop], remote, source)
+                elif stop - start > 1 and error.errno == errno.EIO:
                     self._segmentation = False  # no checksum offload on that device (udp(7))
                     continue
+                elif error.errno == errno.EMSGSIZE:
+                    too_large += 1
                 else:
                     # No route, no buffer, a firewall's REJECT: lost as on any other link.
                     self._counters.drop(DropReason.UNREACHABLE, stop - start)
             start = stop
-        return fits
+        return too_large
 
     def _send_singly(
         self, datagrams: Sequence[bytes], remote: SocketAddress, source: Source | None
-    ) -> bool:
-        fits = True
+    ) -> int:
+        too_large = 0
         for datagram in datagrams:
             try:
                 self._send_run([datagram], remote, source)
             except OSError as error:
-                fits = fits and error.errno != errno.EMSGSIZE
-                self._counters.drop(DropReason.TOO_BIG)
-        return fits
+                if error.errno == errno.EMSGSIZE:
+                    too_large += 1
+                else:
+                    self._counters.drop(DropReason.UNREACHABLE)
+        return too_large
 
     def _send_run(self, run: Sequence[bytes], remote: SocketAddress, source: Source | None) -> None:
         ancillary: list[Source] = [] if source is None else [source]

@@ -10,11 +10,11 @@ from aioquic.tls import Epoch
 
 from quicether.transport import engine as engine_module
 from quicether.transport.engine import (
-    CONTROL_STREAM,
     DATAGRAM_OVERHEAD,
     Engine,
 )
 from quicether.transport.tls import configuration
+from quicether.transport.windows import CONTROL_STREAM
 from support.certificates import Network
 
 T = TypeVar("T")
@@ -150,7 +150,7 @@ def test_a_probe_is_acknowledged_and_its_loss_is_no_congestion() -> None:
     before = pair.client._loss.congestion_window
     outcomes: list[tuple[str, int]] = []
 
-    def delivered(state: object, size: int) -> None:
+    def delivered(state: object, size: int, now: float) -> None:
         outcomes.append((str(state), size))
 
     probe = pair.client.seal_probe(1472, delivered, pair.now)

@@ -132,6 +132,26 @@ def test_what_the_interface_refuses_is_not_tried_again() -> None:
     assert search.size == BASE
 
 
+def test_a_recheck_keeps_what_still_passes_and_finds_what_does_not() -> None:
+    path = Path(1400)
+    path.settle()
+    found = path.search.size
+    path.search.recheck(CEILING, path.now)
+    assert path.search.size == found
+    path.settle()
+    assert path.search.size == found
+    path.carries = CEILING
+    path.search.recheck(CEILING, path.now)
+    path.settle()
+    assert path.search.size == CEILING
+    path.carries = 1300
+    path.search.recheck(CEILING, path.now)
+    path.settle()
+    assert 1300 - STEP < path.search.size <= 1300
+    path.search.recheck(1250, path.now)
+    assert path.search.size == 1250
+
+
 def test_a_late_acknowledgement_of_a_large_probe_counts() -> None:
     search = PathMtu(BASE, CEILING, 0.0)
     search.acknowledged(BASE, 0.0)
