@@ -123,8 +123,8 @@ def bundle() -> dict[str, str]:
     }
     if facts.status is not None:
         files["status.json"] = json.dumps(report.plain(facts.status), indent=2)
-    for found in facts.peers:
-        files[f"peers-{len(files)}.json"] = json.dumps(report.plain(found), indent=2)
+    for number, found in enumerate(facts.peers, 1):
+        files[f"peers-{number}.json"] = json.dumps(report.plain(found), indent=2)
     for path in config_files():
         files[path.name] = path.read_text(errors="replace")
     for name, command in _PROGRAMS.items():

@@ -14,7 +14,8 @@ from typing import Final
 _IPV4: Final = r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)"
 _IPV6: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"
 _MAC: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])"
-_HEX: Final = r"\b[0-9a-f]{10}(?:[0-9a-f]{30}(?:[0-9a-f]{24})?)?\b"
+# Whole ids, keys and network ids; ids as short as people see them, but no number of ten digits.
+_HEX: Final = r"\b(?:[0-9a-f]{64}|[0-9a-f]{40}|(?=[0-9]{0,9}[a-f])[0-9a-f]{10})\b"
 _SECRET: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )

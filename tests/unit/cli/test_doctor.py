@@ -123,12 +123,12 @@ def test_redaction_keeps_what_a_diagnosis_needs() -> None:
     text = (
         "laptop (100.64.0.1, fd12:3456::1) at 203.0.114.7:9000 and [2a01:4f8::7]:9000 via "
         "vpn.example.org, again 203.0.114.7; 192.168.1.0/24 aa:bb:cc:dd:ee:ff "
-        f"{'0123456789' * 4} 0123456789 12:34:56 version 1.2.3.4.5 laptops"
+        f"{'01234567ab' * 4} 01234567ab 1700000000.5 12:34:56 version 1.2.3.4.5 laptops"
     )
     assert redactor.redact(text) == (
         "name-1 (100.64.0.1, fd12:3456::1) at address-1:9000 and [address-2]:9000 via "
         "name-2, again address-1; 192.168.1.0/24 mac-1 "
-        "id-1 id-1 12:34:56 version 1.2.3.4.5 laptops"
+        "id-1 id-1 1700000000.5 12:34:56 version 1.2.3.4.5 laptops"
     )
 
 
