@@ -7,6 +7,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
@@ -188,12 +189,21 @@ def _identity(network: str, settings: Settings) -> NodeIdentity:
     """Return who this node is. Raises IdentityError, ConfigError."""
     store = NetworkStore.of_system(network)
     now = datetime.now(UTC)
-    pins = settings.security.pinned_peers
+    node, pins, chosen = settings.node, settings.security.pinned_peers, settings.network.tun_addr
     if not pins:
-        return store.load_identity(now)
-    return store.pinned_identity(
+        if chosen:
+            raise ConfigError(
+                f"tun-addr: {chosen[0]} is for nodes with pinned-peers; in network {network} the "
+                "certificate gives the addresses"
+            )
+        return store.load_identity(now, node.key_file, node.certificate_file)
+    identity = store.pinned_identity(
         {pin.node_id: pin.prefixes for pin in pins},
-        settings.node.name or os.uname().nodename.partition(".")[0],
+        node.name or os.uname().nodename.partition(".")[0].lower(),
         now,
         settings.network.advertise_subnets,
     )
+    if not chosen:
+        return identity
+    # Peers take packets from these only where their pin of this node names them too.
+    return replace(identity, member=replace(identity.member, addresses=chosen))

@@ -59,15 +59,16 @@ def _gateway(settings: Settings, underlay: Underlay, peers: list[Address]) -> Ad
     """Return the underlay address that NetworkManager wants a host route to.
 
     The host's own default gateway where there is one: it is on the link already, so the route
-    says nothing new, and it does not tie the tunnel to one of many peers.
+    says nothing new. A peer's address comes last, because that route would tie the peer to one
+    link and outlive a crash.
     """
     named = [peer.endpoint.ip for peer in settings.overlay.peers]
     own = sorted(str(address.ip) for _, address in underlay.addresses)
     candidates = (
         *underlay.gateways,
+        *map(ip_address, own),
         *(address for address in named if address is not None),
         *peers,
-        *map(ip_address, own),
     )
     return next(iter(candidates), None)
 

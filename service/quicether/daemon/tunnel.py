@@ -27,7 +27,7 @@ from quicether.host.link import LinkOwner
 from quicether.host.monitor import UnderlayMonitor
 from quicether.host.underlay import Underlay, path_to
 from quicether.identity.store import NodeIdentity
-from quicether.model import Address, NodeId, UnderlayAddress
+from quicether.model import Address, NodeId, UnderlayAddress, host_prefix
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
@@ -312,8 +312,9 @@ class Tunnel:
                         f"{key}: {prefix} is not among the prefixes that the certificate of "
                         f"{member.name} covers ({covered}); have it signed with --prefix {prefix}"
                     )
+        chosen = [host_prefix(address) for address in settings.network.tun_addr]
         self._mesh.serve(
-            settings.network.advertise_subnets,
+            (*settings.network.advertise_subnets, *chosen),
             settings.overlay.forward_subnets,
             gateway=settings.node.role is Role.GATEWAY,
             mtu=self._mtu(),
