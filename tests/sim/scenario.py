@@ -68,6 +68,7 @@ class Simulation:
         self._asked: dict[tuple[int, int], _Asked] = {}
         self._observers: list[SimNode] = []
         self._contents: dict[int, list[Content]] = {}
+        self._watching: dict[int, float] = {}
         self._sites = 0
         self._measuring = False
         self._start = 0.0
@@ -166,6 +167,7 @@ class Simulation:
         self._contents[node.contact.key] = contents
         if not liar and self.random.random() < scenario.watchers:
             self.watchers[node.contact.key] = node
+            self._watching[node.contact.key] = network.now
             for key in keyspace.directory_keys(NETWORK_ID):
                 machine.watch(key, network.now)
         network.settle(node)
@@ -234,8 +236,8 @@ class Simulation:
             case Published(key, holders) if holders:
                 self._published[node.contact.key, key] = None
             case RecordFound(record) if self._measuring:
-                since = self.site_since.get(record.slot)
-                if since is not None and since >= self._start and record.slot not in self.site_gone:
+                since = self.site_since.get(record.slot, 0.0)
+                if since >= self._start and since >= self._watching[node.contact.key]:
                     self.report.appeared.append(self.network.now - since)
             case RecordGone(record) if self._measuring:
                 gone = self.site_gone.get(record.slot)

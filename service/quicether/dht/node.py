@@ -45,7 +45,10 @@ REJOIN_PAUSE: Final = 30.0
 """At most one rejoin in so many seconds."""
 HAND_OVER_AFTER: Final = 1.0
 """Seconds in which newcomers gather before values are handed to them."""
+HAND_OVER_AGAIN: Final = 20.0
 MAX_NEWCOMERS: Final = 64
+REACH: Final = 2
+"""Newcomers are considered up to so many buckets beyond our k closest neighbours."""
 EXPIRE_EVERY: Final = 60.0
 _NEAR_WIDTH: Final = 4
 
@@ -97,7 +100,7 @@ class DhtNode:
         self._last_join = -REJOIN_PAUSE
         self._lookup_count = 0
         self._lookups: set[int] = set()
-        self._newcomers: list[Contact] = []
+        self._newcomers: dict[int, Contact] = {}
         self._refreshing: set[int] = set()
         core.on_newcomer = self._newcomer
         core.on_return = self._returned
@@ -252,9 +255,9 @@ class DhtNode:
         if not self._joined:
             self._join(now)
         if not self._newcomers:
-            core.schedule(now + HAND_OVER_AFTER, self._hand_over)
+            core.schedule(now + HAND_OVER_AFTER, self._gathered)
         if len(self._newcomers) < MAX_NEWCOMERS:
-            self._newcomers.append(contact)
+            self._newcomers[contact.key] = contact
 
     def _returned(self, contact: Contact, now: float) -> None:
         """Join again, because we were cut off, alone or with a part of the network."""
@@ -321,15 +324,25 @@ class DhtNode:
                 missing -= 1
                 core.ping(contact, now)
 
-    def _hand_over(self, now: float) -> None:
-        """Give newcomers the values that they should keep and that we are the closest holder of."""
+    def _gathered(self, now: float) -> None:
+        newcomers, self._newcomers = self._newcomers, {}
         core = self._core
-        newcomers = {contact.key: contact for contact in self._newcomers}
-        self._newcomers = []
         neighbours = core.table.closest(core.me.key)
-        reach = neighbours[-1].key ^ core.me.key if len(neighbours) == K else None
-        if reach is not None and all(key ^ core.me.key > reach for key in newcomers):
-            return
+        if len(neighbours) == K:
+            # Far from us is far from the keys that we are the closest holder of.
+            reach = bucket_index(neighbours[-1].key, core.me.key) + REACH
+            if all(bucket_index(key, core.me.key) > reach for key in newcomers):
+                return
+        # A second time for values that were handed to us just as those newcomers came.
+        core.schedule(now + HAND_OVER_AGAIN, self._hand_over, newcomers, core.store.revision)
+        self._hand_over(newcomers, 0, now)
+
+    def _hand_over(self, newcomers: dict[int, Contact], since: int, now: float) -> None:
+        """Give newcomers the values that they should keep and that we are the closest holder of.
+
+        since: only what was stored here after this revision.
+        """
+        core = self._core
         wall = core.wall(now)
         for key in core.store:
             closer = core.table.closer_than_us(key)
@@ -338,7 +351,10 @@ class DhtNode:
             # A newcomer may be the one that is closer than us; then it alone is ours to serve.
             candidates = closer or core.table.closest(key)
             receivers = [c for c in candidates if c.key in newcomers]
-            wires = [record.wire for record in core.store.records(key, wall)]
+            if not receivers:
+                continue
+            changes = core.store.changes(key, since, wall, quiet=True)
+            wires = [value.record.wire for value in changes]
             for newcomer in receivers:
                 for batch in batches(wires):
                     core.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)

@@ -17,7 +17,7 @@ from typing import Final
 
 from quicether.dht.buckets import K
 from quicether.dht.contact import Contact
-from quicether.dht.contents import Content, slot_of
+from quicether.dht.contents import NODE_TTL, Content, slot_of
 from quicether.dht.core import Core
 from quicether.dht.events import Published
 from quicether.dht.lookup import Lookup
@@ -34,7 +34,10 @@ SETTLE: Final = 0.1
 MAX_NAMED: Final = 8
 """So many holders that others named are tried in one round."""
 RETRY_AFTER: Final = 30.0
-"""Seconds until a fresh lookup after too many holders failed."""
+"""Seconds until a fresh lookup after too many holders failed, or were found by others."""
+EARLY: Final = 120.0
+"""Seconds from the first publication to the second. From then on four times as long, up to half
+the TTL: a network that just came to be grows while it is published in."""
 REUSE: Final = 5.0
 """A signature younger than this, in seconds, serves for all keys of a content."""
 
@@ -45,16 +48,28 @@ class _Place:
     contents: by slot. leaving: what is being withdrawn, until a fresh lookup's holders know.
     holders: who keeps our records, and whether they have our certificate. due: next publication.
     fresh: it begins with a lookup. lost, named: holders that failed and were found, this round.
-    open: answers to wait for.
+    open: answers to wait for. early: seconds to the next round while the place is new.
     """
 
-    __slots__ = ("again", "contents", "due", "fresh", "holders", "leaving", "lost", "named", "open")
+    __slots__ = (
+        "again",
+        "contents",
+        "due",
+        "early",
+        "fresh",
+        "holders",
+        "leaving",
+        "lost",
+        "named",
+        "open",
+    )
 
     def __init__(self) -> None:
         self.contents: dict[bytes, Content] = {}
         self.leaving: dict[bytes, Content] = {}
         self.holders: dict[Contact, bool] = {}
         self.fresh = True
+        self.early = EARLY
         self.lost = 0
         self.named = 0
         self.open = 0
@@ -123,6 +138,7 @@ class Publisher:
         """Find the holders anew and store everything with them within a few seconds."""
         for key, place in self._places.items():
             place.fresh = True
+            place.early = EARLY
             self._soon(key, place, now + 5.0 * self._core.random.random())
 
     def renew_signatures(self, now: float) -> None:
@@ -162,7 +178,8 @@ class Publisher:
             Search(self._core, key, found, seeds=place.holders).start(now)
         life = min((c.max_ttl for c in place.contents.values()), default=None)
         if life is not None:
-            self._soon(key, place, now + self._core.spread(life / 2))
+            self._soon(key, place, now + self._core.spread(min(life / 2, place.early)))
+            place.early = min(4 * place.early, NODE_TTL)
 
     def _found(
         self, key: int, place: _Place, wires: list[bytes], lookup: Lookup, now: float
@@ -188,8 +205,8 @@ class Publisher:
         sent = [without_certificate(wire) for wire in wires] if has_certificate else wires
 
         def failed(at: float) -> None:
-            place.lost += 1
-            place.holders.pop(contact, None)
+            # Only who kept our records before is a loss; others may be named that are long gone.
+            place.lost += place.holders.pop(contact, False)
             if place.lost == K // 4:
                 place.fresh = True
                 self._soon(key, place, at + self._core.spread(RETRY_AFTER))
@@ -226,6 +243,9 @@ class Publisher:
             # It keeps what it has until that ends, and is simply not told any more.
             del holders[farthest]
         place.named += 1
+        if place.named == K // 4:
+            place.fresh = True
+            self._soon(key, place, now + self._core.spread(RETRY_AFTER))
         holders[named] = False
         self._store(key, place, named, wires, now)
 
