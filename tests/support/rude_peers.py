@@ -17,7 +17,8 @@ from quicether.transport.carrier import UdpCarrier
 from quicether.transport.endpoint import ALPN
 from quicether.transport.engine import Engine
 from quicether.transport.messages import Hello, Ping, encode
-from quicether.transport.session import Ending, Role, Session
+from quicether.transport.roles import Ending, Role
+from quicether.transport.session import Session
 from quicether.transport.tls import configuration
 from quicether.transport.windows import CONTROL_STREAM
 from support.certificates import Identity

@@ -29,7 +29,8 @@ from quicether.transport.engine import Engine
 from quicether.transport.enrolment import EnrolmentDesk, EnrolmentServer
 from quicether.transport.messages import Hello
 from quicether.transport.reception import Reception
-from quicether.transport.session import Role, Session
+from quicether.transport.roles import Role
+from quicether.transport.session import Session
 from quicether.transport.tls import configuration
 from quicether.transport.udp_socket import SocketAddress, Source
 

@@ -29,7 +29,8 @@ from quicether.transport import messages
 from quicether.transport.endpoint import ALPN, CloseCode, ConnectFailed, EndpointEvents
 from quicether.transport.messages import Hello, Message, MessageReader
 from quicether.transport.requests import Requests
-from quicether.transport.session import Ending, Session
+from quicether.transport.roles import Ending
+from quicether.transport.session import Session
 from quicether.transport.tls import judge_peer
 from quicether.transport.windows import CONTROL_STREAM
 

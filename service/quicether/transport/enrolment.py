@@ -22,7 +22,8 @@ from quicether.transport.carrier import UdpCarrier
 from quicether.transport.connection import error_of
 from quicether.transport.endpoint import ENROL_ALPN, CloseCode, EndpointEvents, EnrolHandler
 from quicether.transport.engine import Engine
-from quicether.transport.session import Ending, Session
+from quicether.transport.roles import Ending
+from quicether.transport.session import Session
 from quicether.transport.tls import configuration, peer_certificate
 from quicether.transport.windows import CONTROL_STREAM
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from quicether.errors import ProtocolError, TrustError
 from quicether.transport.connection import HANDSHAKE_TIMEOUT, Node, error_of
 from quicether.transport.endpoint import CloseCode
-from quicether.transport.session import Ending, Role, Session
+from quicether.transport.roles import Ending, Role
+from quicether.transport.session import Session
 
 
 class Reception:
