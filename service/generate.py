@@ -15,6 +15,8 @@ import shtab
 from argparse_manpage.manpage import Manpage
 from pydantic import TypeAdapter
 
+from quicether.bus.api import MANAGER, TUNNEL
+from quicether.bus.contract import BUS_NAME, ROOT_PATH, TUNNEL_PATH, Action
 from quicether.cli import report
 from quicether.cli.main import EPILOG, build_parser
 from quicether.config.options import OPTIONS
@@ -29,6 +31,27 @@ ANSWERS: Final = {
     "lookup": report.LookupReport,
     "ping": report.PingReport,
 }
+
+
+API_EXAMPLES: Final = (
+    (
+        "Bring the stored network home up, and look at it:",
+        "busctl call org.quicether1 /org/quicether1 org.quicether1.Manager "
+        "Up 'sa{ss}a{sv}' home 0 0\n"
+        "busctl introspect org.quicether1 /org/quicether1/tunnel/home",
+    ),
+    (
+        "Ask which way packets to an address go:",
+        "gdbus call --system --dest org.quicether1 --object-path /org/quicether1/tunnel/home "
+        "--method org.quicether1.Tunnel.Lookup 10.0.0.5",
+    ),
+    (
+        "Watch what changes, and take the tunnel down:",
+        "busctl monitor org.quicether1\n"
+        "busctl call org.quicether1 /org/quicether1 org.quicether1.Manager Down s home",
+    ),
+)
+"""What each does, and the commands; tests/hosts/test_units.py runs those that end."""
 
 
 def man_page() -> str:
@@ -56,6 +79,7 @@ A user's own settings, for
 .BR "quicether start" .
 .SH SEE ALSO
 .BR quicether.toml (5),
+.BR org.quicether1 (5),
 .BR nmcli (1),
 .BR journalctl (1)
 """
@@ -97,6 +121,42 @@ def _roff(text: str) -> str:
     return rf"\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
+def api_page() -> str:
+    """Return org.quicether1(5)."""
+    lines = [
+        f'.TH ORG.QUICETHER1 "5" "{DATE}" "QuicEther" "QuicEther"',
+        ".SH NAME",
+        r"org.quicether1 \- the D\-Bus API of QuicEther",
+        ".SH DESCRIPTION",
+        _roff(f"The service {BUS_NAME} is on the system bus; a call starts it. Its manager is at"),
+        f".IR {ROOT_PATH} ,",
+        "each tunnel is an object below",
+        f".IR {TUNNEL_PATH} .",
+        "Object manager and properties are the standard interfaces. Every method asks polkit for",
+        "the action that stands beside it; reading a property asks for",
+        _roff(f"{Action.STATUS}."),
+        "Errors have a name",
+        _roff("org.quicether1.Error.NAME, and a sentence for a person."),
+    ]
+    for interface in (MANAGER, TUNNEL):
+        lines += [f".SH {interface.name}", _roff(interface.doc)]
+        for method in interface.methods:
+            takes = ", ".join(f"{arg.signature} {arg.name}" for arg in method.takes)
+            gives = ", ".join(f"{arg.signature} {arg.name}" for arg in method.gives)
+            arrow = rf" \(-> {gives}" if gives else ""
+            lines += [
+                ".TP",
+                rf"\fB{method.name}\fR({takes}){arrow}",
+                _roff(f"{method.doc} Action: {method.action}."),
+            ]
+        for item in interface.properties:
+            lines += [".TP", rf"\fB{item.name}\fR ({item.signature})", _roff(item.doc)]
+    lines.append(".SH EXAMPLES")
+    for text, command in API_EXAMPLES:
+        lines += [text, ".PP", ".nf", _roff(command), ".fi", ".PP"]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR quicether (1),", ".BR busctl (1)", ""])
+
+
 def schema() -> str:
     """Return the JSON schema of what `--json` prints, one definition a command."""
     found: dict[str, Any] = {
@@ -118,6 +178,7 @@ def main() -> None:
         (HERE / folder).mkdir(exist_ok=True)
     (HERE / "man" / "quicether.1").write_text(man_page())
     (HERE / "man" / "quicether.toml.5").write_text(settings_page())
+    (HERE / "man" / "org.quicether1.5").write_text(api_page())
     (HERE / "man" / "quicether-json.schema.json").write_text(schema())
     for shell, name in COMPLETIONS.items():
         (HERE / "completions" / name).write_text(shtab.complete(build_parser(), shell))

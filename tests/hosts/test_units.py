@@ -143,10 +143,22 @@ def test_the_api_works_from_busctl_and_gdbus(up: WholeHost) -> None:
     assert "Says where packets to an address go" in up.run(documented).stdout
 
 
+def test_the_examples_of_the_manual_were_run(up: WholeHost) -> None:
+    page = up.run(["cat", "/usr/share/man/man5/org.quicether1.5"]).stdout
+    blocks = re.findall(r"^\.nf\n(.*?)\n\.fi$", page, re.M | re.S)
+    commands = [line.replace("\\-", "-") for block in blocks for line in block.splitlines()]
+    commands.remove("busctl monitor org.quicether1")  # runs until interrupted
+    assert len(commands) >= 4
+    for command in commands:
+        up.run(["sh", "-c", command])
+    assert not is_up(up)
+
+
 def test_manual_and_completion_are_where_shells_find_them(host: WholeHost) -> None:
     for path in (
         "/usr/share/man/man1/quicether.1",
         "/usr/share/man/man5/quicether.toml.5",
+        "/usr/share/man/man5/org.quicether1.5",
         "/usr/share/bash-completion/completions/quicether",
     ):
         host.run(["test", "-s", path])

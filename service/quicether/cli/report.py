@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TunnelReport:
-    """One tunnel. since: Unix time. mtu: bytes, None before it is known."""
+    """One tunnel.
+
+    endpoints: where other machines may reach this node. since: Unix time. mtu: bytes, None before
+    it is known.
+    """
 
     name: str
     state: TunnelState
@@ -35,6 +39,7 @@ class TunnelReport:
     node_id: str
     node_name: str
     listen_port: int
+    endpoints: tuple[str, ...]
     link: LinkOwnerName
     since: float
     device: str | None
@@ -161,6 +166,7 @@ def _tunnel(found: Mapping[str, tuple[str, Any]]) -> TunnelReport:
             node_id=values["NodeId"],
             node_name=values["NodeName"],
             listen_port=values["ListenPort"],
+            endpoints=tuple(values["Endpoints"]),
             link=LinkOwnerName(values["Link"]),
             since=values["Since"],
             device=host.get(HostConfigKey.DEVICE),

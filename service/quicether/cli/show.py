@@ -167,6 +167,7 @@ def _render_tunnel(tunnel: TunnelReport) -> RenderableType:
             ("state", (f"{state} for {output.ago(tunnel.since, time.time())}", _style(state))),
             ("node", f"{tunnel.node_name} {tunnel.node_id}"),
             ("port", tunnel.listen_port and f"{tunnel.listen_port}/udp"),
+            ("reachable", " ".join(tunnel.endpoints)),
             ("device", device),
             ("addresses", " ".join(tunnel.addresses)),
             ("prefixes", " ".join(tunnel.prefixes)),

@@ -25,6 +25,7 @@ TUNNEL = TunnelReport(
     node_id="11" * 20,
     node_name="laptop",
     listen_port=9000,
+    endpoints=(),
     link=LinkOwnerName.NETLINK,
     since=0.0,
     device="quicether0",
