@@ -56,7 +56,7 @@ class Story:
 
     def found_network(self) -> None:
         """Make the network and give both hosts a certificate, as a user does it by hand."""
-        self.type(self.home, "quicether", "network", "create", "home")
+        self.type(self.home, "quicether", "network", "create", "home", "--authority-only")
         prefixes = [word for prefix in LAN for word in ("--prefix", prefix)]
         self.type(
             self.home,

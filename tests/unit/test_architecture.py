@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "host": KNOWLEDGE | {"dataplane"},
     "overlay": KNOWLEDGE | {"transport", "dataplane", "host"},
     "bus": KNOWLEDGE | {"host", "overlay"},
-    "cli": {"bus", "identity", "config", "policy"},
+    "cli": {"bus", "identity", "config", "policy", "transport.enrolment"},
 }
 BUS_FOR_CLIENTS = {"bus.contract", "bus.status"}
 ENGINES = {"aioquic": "transport", "dbus_next": "bus", "jeepney": "cli", "pytricia": "routing"}

@@ -74,6 +74,11 @@ class Daemon:
         """Have a tunnel's configuration read again."""
         self._act("Reload", "s", (tunnel,))
 
+    def renew(self, tunnel: str) -> float:
+        """Have a tunnel's certificate renewed; return its end, in Unix time."""
+        (end,) = self._act("Renew", "s", (tunnel,))
+        return float(end)
+
     def manager(self) -> dict[str, Any]:
         """Return the manager's properties."""
         found: dict[str, Any] = self._get_all(ROOT_PATH, MANAGER_INTERFACE)
@@ -107,8 +112,8 @@ class Daemon:
 
     def _act(
         self, member: str, signature: str, body: tuple[Any, ...], *, start: bool = False
-    ) -> None:
-        self._call(
+    ) -> tuple[Any, ...]:
+        return self._call(
             ROOT_PATH,
             MANAGER_INTERFACE,
             member,

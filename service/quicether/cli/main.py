@@ -16,6 +16,7 @@ MODULES: Final = {
     "tunnel": ("start", "stop", "up", "down", "reload"),
     "show": ("status", "peers", "routes", "lookup", "ping", "version"),
     "network": ("network",),
+    "membership": ("invite", "join", "renew", "leave"),
     "keys": ("keygen",),
     "policy": ("policy",),
     "configuration": ("config",),
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QuicEtherError as error:
         print(f"quicether: {error}", file=sys.stderr)
         return _exit_code(error)
+    except PermissionError as error:
+        print(f"quicether: {error.filename}: permission denied; use sudo", file=sys.stderr)
+        return 4
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

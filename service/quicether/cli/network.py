@@ -9,22 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import UTC, datetime
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quicether.cli import offline
-from quicether.config import values
-from quicether.errors import ConfigError, IdentityError, QuicEtherError
+from quicether.cli import certified, founding, membership, offline
+from quicether.errors import IdentityError, QuicEtherError
 from quicether.identity import certificates, files
-from quicether.identity.addresses import IPV4_POOL
-from quicether.identity.authority import DEFAULT_VALIDITY, Authority
+from quicether.identity.authority import Authority
 from quicether.identity.keys import parse_public_key
 from quicether.identity.store import NetworkStore, network_names, roots
-from quicether.model import Member
 
 _MAX_BUNDLE = 64 << 10
 """Largest bundle that is read, in bytes."""
@@ -34,24 +30,11 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     """Add the commands to the parser of `quicether`."""
     network = subparsers.add_parser("network", help="make a network and say who is a member")
     actions = network.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _add_create(actions)
+    founding.add_create(actions)
     _add_sign(actions)
     _add_install(actions)
     _add_revoke(actions)
     _add_show(actions)
-
-
-def _add_create(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    create = actions.add_parser("create", help="make a network; this machine is its authority")
-    create.add_argument("network", type=offline.network_name, metavar="NETWORK")
-    create.add_argument(
-        "--address-pool",
-        type=offline.argument(_pool),
-        default=IPV4_POOL,
-        metavar="PREFIX",
-        help=f"where the nodes' IPv4 addresses are chosen from (default {IPV4_POOL})",
-    )
-    create.set_defaults(func=_create)
 
 
 def _add_sign(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -68,33 +51,13 @@ def _add_sign(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--local", action="store_true", help="certify this machine and install the certificate"
     )
     sign.add_argument(
-        "--prefix",
-        type=offline.prefix,
-        action="append",
-        default=[],
-        help="what the node may advertise or forward for; may be given several times",
-    )
-    sign.add_argument(
         "--address",
         type=offline.address,
         action="append",
         default=[],
         help="the node's overlay address (default: chosen, one of IPv4 and one of IPv6)",
     )
-    sign.add_argument(
-        "--group",
-        type=offline.group_name,
-        action="append",
-        default=[],
-        help="a group that policies may name; may be given several times",
-    )
-    sign.add_argument(
-        "--valid",
-        type=offline.length_of_time,
-        default=DEFAULT_VALIDITY,
-        metavar="SPAN",
-        help=f"how long, such as 90d or 12h (default {DEFAULT_VALIDITY.days}d)",
-    )
+    membership.add_grants(sign)
     sign.add_argument(
         "--out", metavar="FILE", help="where the bundle for `network install` goes (default: here)"
     )
@@ -109,8 +72,19 @@ def _add_install(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_revoke(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    revoke = actions.add_parser("revoke", help="take back a node's certificates")
-    revoke.add_argument("network", type=offline.network_name, metavar="NETWORK")
+    revoke = actions.add_parser(
+        "revoke",
+        help="take back a node's certificates",
+        description="Take back a node's certificates. Where the network's tunnel is up here, its "
+        "peers learn of it at once and cut the node off.",
+    )
+    revoke.add_argument(
+        "network",
+        nargs="?",
+        type=offline.network_name,
+        metavar="NETWORK",
+        help="which one, where this machine is the authority of several",
+    )
     revoke.add_argument("node", metavar="NODE", help="name, node id, or a beginning of one")
     revoke.set_defaults(func=_revoke)
 
@@ -121,29 +95,6 @@ def _add_show(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     show = actions.add_parser("show", help="show this machine's part in a network, and its nodes")
     show.add_argument("network", type=offline.network_name, metavar="NETWORK")
     show.set_defaults(func=_show)
-
-
-def _create(arguments: argparse.Namespace) -> int:
-    store, now = NetworkStore.of_system(arguments.network), _now()
-    made = not store.has_authority
-    if made:
-        authority = Authority.create(store.directory, store.name, now, arguments.address_pool)
-    else:
-        authority = store.authority(now)
-        pool = authority.book().address_pool
-        if pool != arguments.address_pool:
-            raise ConfigError(
-                f"network {store.name} exists already with address pool {pool}, "
-                f"not {arguments.address_pool}"
-            )
-    offline.say(
-        arguments,
-        {"network": store.name, "network_id": authority.fingerprint, "created": made},
-        f"Network {store.name} {'is made' if made else 'exists already'}: "
-        f"id {authority.fingerprint}\n"
-        f"Its authority's key is {store.directory / 'authority.key'}; keep a copy of that folder.",
-    )
-    return 0
 
 
 def _sign(arguments: argparse.Namespace) -> int:
@@ -161,7 +112,7 @@ def _sign(arguments: argparse.Namespace) -> int:
     )
     member = certificates.parse(certificate)
     bundle = certificates.to_pem(certificate, authority.certificate)
-    answer = _member_answer(member)
+    answer = certified.answer(member)
     if arguments.local:
         store.install(certificate, authority.certificate, now)
         answer["certificate_file"] = str(store.certificate_path)
@@ -173,10 +124,10 @@ def _sign(arguments: argparse.Namespace) -> int:
         answer["bundle"] = bundle.decode()
         if not arguments.json:
             # The bundle alone on standard output, so that it can be sent on as it is.
-            offline.note(_member_text(member))
+            offline.note(certified.text(member))
             print(bundle.decode(), end="")
             return 0
-    offline.say(arguments, answer, _member_text(member))
+    offline.say(arguments, answer, certified.text(member))
     return 0
 
 
@@ -185,21 +136,22 @@ def _install(arguments: argparse.Namespace) -> int:
     certificate, authority = _read_bundle(arguments.bundle)
     member = store.install(certificate, authority, now)
     trust = store.trust(now)
-    answer = _member_answer(member) | {"network_id": trust.network_id.hex()}
+    answer = certified.answer(member) | {"network_id": trust.network_id.hex()}
     offline.say(
         arguments,
         answer,
-        f"{_member_text(member)}\nThis machine trusts network {store.name}: "
+        f"{certified.text(member)}\nThis machine trusts network {store.name}: "
         f"id {trust.network_id.hex()}",
     )
     return 0
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    store, now = NetworkStore.of_system(arguments.network), _now()
+    store, now = membership.the_network(arguments.network, authority=True), _now()
     authority = store.authority(now)
     node_id, node = authority.book().find(arguments.node)
     revocations = authority.revoke(str(node_id), now)
+    told = membership.reload_tunnels(store.name)
     offline.say(
         arguments,
         {
@@ -207,9 +159,11 @@ def _revoke(arguments: argparse.Namespace) -> int:
             "name": node.name,
             "list_number": revocations.number,
             "revoked": len(revocations.serials),
+            "told": told,
         },
         f"Node {node.name} ({node_id.short}…) is revoked by list {revocations.number}; it can "
-        "only come back with a new key.",
+        "only come back with a new key."
+        + ("" if told else "\nThe tunnel is not up here; the others learn of it when it is."),
     )
     return 0
 
@@ -287,7 +241,7 @@ def _summary(store: NetworkStore, now: datetime) -> dict[str, Any]:
         return answer | {"problem": "this machine has no certificate"}
     except QuicEtherError as error:
         return answer | {"problem": str(error)}
-    return answer | _member_answer(member)
+    return answer | certified.answer(member)
 
 
 def _nodes(authority: Authority) -> list[dict[str, Any]]:
@@ -305,27 +259,6 @@ def _nodes(authority: Authority) -> list[dict[str, Any]]:
         }
         for node_id, node in sorted(authority.book().nodes.items(), key=lambda item: item[1].name)
     ]
-
-
-def _member_answer(member: Member) -> dict[str, Any]:
-    return {
-        "name": member.name,
-        "node_id": str(member.node_id),
-        "addresses": [str(address) for address in member.addresses],
-        "prefixes": [str(prefix) for prefix in member.prefixes],
-        "groups": sorted(member.groups),
-        "not_after": offline.moment(member.not_after) if member.not_after else None,
-    }
-
-
-def _member_text(member: Member) -> str:
-    parts = [f"Node {member.name} ({member.node_id.short}…)"]
-    parts.append("has " + ", ".join(str(address) for address in member.addresses))
-    if member.prefixes:
-        parts.append("and may advertise " + ", ".join(str(prefix) for prefix in member.prefixes))
-    if member.not_after:
-        parts.append(f"until {certificates.when(member.not_after)}")
-    return " ".join(parts)
 
 
 def _public_key(text: str) -> bytes:
@@ -359,13 +292,6 @@ def _read_bundle(name: str) -> tuple[x509.Certificate, x509.Certificate]:
             f"bundle {name} holds {len(found)} certificates, not the node's and its authority's"
         )
     return found[0], found[1]
-
-
-def _pool(text: str) -> IPv4Network:
-    prefix = values.prefix(text)
-    if not isinstance(prefix, IPv4Network):
-        raise ConfigError(f"address pool {text!r} is not an IPv4 prefix")
-    return prefix
 
 
 def _now() -> datetime:

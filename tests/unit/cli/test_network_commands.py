@@ -56,7 +56,7 @@ def identity(tmp_path: Path, host: str) -> Any:
 
 
 def test_two_machines_trust_each_other_after_five_commands(run: Run, tmp_path: Path) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     run("home", "network", "sign", "home", "--local", "--name", "home", "--prefix", "10.7.0.0/16")
     key = run("laptop", "keygen", "home").strip()
     run("home", "network", "sign", "home", "--name", "laptop", "--public-key", key,
@@ -73,7 +73,7 @@ def test_two_machines_trust_each_other_after_five_commands(run: Run, tmp_path: P
 
 
 def test_every_option_of_sign_is_in_the_certificate(on: Callable[..., Any]) -> None:
-    on("home", "network", "create", "home", "--address-pool", "10.99.0.0/24")
+    on("home", "network", "create", "home", "--authority-only", "--address-pool", "10.99.0.0/24")
     answer = on(
         "home", "network", "sign", "home", "--name", "a",
         "--public-key", NodeKey.generate().public_text,
@@ -92,7 +92,7 @@ def test_every_option_of_sign_is_in_the_certificate(on: Callable[..., Any]) -> N
 def test_bundle_alone_goes_to_standard_output(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     (tmp_path / "key.pub").write_text(run("laptop", "keygen", "home"))
     bundle = run("home", "network", "sign", "home", "--name", "laptop", "--public-key", "key.pub")
     assert bundle.startswith("-----BEGIN CERTIFICATE")
@@ -103,14 +103,14 @@ def test_bundle_alone_goes_to_standard_output(
 
 
 def test_public_key_may_be_pem(run: Run, tmp_path: Path) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     (tmp_path / "key.pem").write_bytes(public_pem(NodeKey.generate().public_raw))
     assert run("home", "network", "sign", "home", "--name", "a", "--public-key", "key.pem")
 
 
 def test_commands_may_be_repeated(on: Callable[..., Any]) -> None:
-    first = on("home", "network", "create", "home")
-    second = on("home", "network", "create", "home")
+    first = on("home", "network", "create", "home", "--authority-only")
+    second = on("home", "network", "create", "home", "--authority-only")
     assert (first["created"], second["created"]) == (True, False)
     assert first["network_id"] == second["network_id"]
     assert on("home", "keygen", "home") == on("home", "keygen", "home")
@@ -121,24 +121,24 @@ def test_commands_may_be_repeated(on: Callable[..., Any]) -> None:
 
 
 def test_network_is_not_made_again_with_another_pool(run: Run) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     with pytest.raises(ConfigError, match="exists already with address pool 100"):
-        run("home", "network", "create", "home", "--address-pool", "10.0.0.0/8")
+        run("home", "network", "create", "home", "--authority-only", "--address-pool", "10.0.0.0/8")
 
 
 def test_member_does_not_make_the_network_anew(run: Run) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     key = run("laptop", "keygen", "home").strip()
     run("home", "network", "sign", "home", "--name", "l", "--public-key", key, "--out", "l.pem")
     run("laptop", "network", "install", "home", "l.pem")
     with pytest.raises(IdentityError, match=r"authority\.crt exists already"):
-        run("laptop", "network", "create", "home")
+        run("laptop", "network", "create", "home", "--authority-only")
     with pytest.raises(IdentityError, match="this machine is not the network's authority"):
         run("laptop", "network", "sign", "home", "--local", "--name", "l")
 
 
 def test_bundle_of_another_machine_is_refused(run: Run) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     key = run("laptop", "keygen", "home").strip()
     run("home", "network", "sign", "home", "--name", "l", "--public-key", key, "--out", "l.pem")
     with pytest.raises(IdentityError, match="this machine is node"):
@@ -172,7 +172,7 @@ def test_bad_bundle_is_refused(run: Run, tmp_path: Path, content: bytes | None, 
 
 
 def test_bundle_of_one_certificate_is_refused(run: Run) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     with pytest.raises(IdentityError, match="holds 1 certificates"):
         run("laptop", "network", "install", "home", "home/etc/networks/home/authority.crt")
 
@@ -204,7 +204,7 @@ def test_wrong_usage_ends_with_2_and_names_the_value(
 
 @pytest.mark.parametrize("key", ["AAAA", "x" * 5000, "/dev/null"])
 def test_bad_public_key_is_refused(run: Run, key: str) -> None:
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     with pytest.raises(QuicEtherError, match="public key"):
         run("home", "network", "sign", "home", "--name", "a", "--public-key", key)
 
@@ -213,7 +213,7 @@ def test_list_and_show_say_what_is_wrong(run: Run, on: Callable[..., Any], tmp_p
     assert "in no network" in run("home", "network", "list")
     with pytest.raises(IdentityError, match="not on this machine"):
         run("home", "network", "show", "home")
-    run("home", "network", "create", "home")
+    run("home", "network", "create", "home", "--authority-only")
     assert on("home", "network", "show", "home")["problem"] == "this machine has no certificate"
     assert run.code == 1  # type: ignore[attr-defined]
     run("home", "network", "sign", "home", "--local", "--name", "home", "--group", "it")
