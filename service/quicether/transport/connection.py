@@ -134,6 +134,11 @@ class AioquicConnection:
         """Smoothed round-trip time in seconds; None before the first sample."""
         return self._session.engine.rtt
 
+    @property
+    def unanswered(self) -> float:
+        """Seconds for which an answer of the peer has been due; 0 while none is."""
+        return self._session.unanswered(self._node.clock())
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets; see `endpoint.Connection`."""
         if self._state is State.OPEN:

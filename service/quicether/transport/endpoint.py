@@ -64,6 +64,13 @@ class Connection(Protocol):
     def rtt(self) -> float | None:
         """Smoothed round-trip time in seconds; None before the first sample."""
 
+    @property
+    def unanswered(self) -> float:
+        """Seconds for which an answer of the peer has been due; 0 while none is.
+
+        Long before a silent connection is given up it says that the path may be dead.
+        """
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets, each at most `max_packet` bytes, as DATAGRAM frames.
 

@@ -46,6 +46,10 @@ class PeerWatch:
         self._waiting_since: float | None = None
         self.deadline = now + self._keepalive
 
+    def unanswered(self, now: float) -> float:
+        """Return for how many seconds an answer has been due; 0 while none is."""
+        return 0.0 if self._waiting_since is None else max(now - self._waiting_since, 0.0)
+
     def heard(self, now: float) -> None:
         """A packet of the peer arrived that could be opened."""
         self._waiting_since = None

@@ -95,6 +95,10 @@ class Session:
         """Whether the session has ended, by either side."""
         return self._ended
 
+    def unanswered(self, now: float) -> float:
+        """Return for how many seconds an answer of the peer has been due; 0 while none is."""
+        return self._watch.unanswered(now)
+
     def accept(self, now: float) -> None:
         """Note that the peer's certificate was accepted: look for the path's MTU from now on."""
         self.accepted = True

@@ -257,17 +257,10 @@ class UdpSocket:
                     source = _answer_source(level, kind, data)
             if size == 0:
                 continue
-            view = memoryview(self._buffer)
-            arrivals.append(
-                Arrival(
-                    remote,
-                    source,
-                    [bytes(view[at : at + segment]) for at in range(0, size, segment)]
-                    if segment < size
-                    else [bytes(view[:size])],
-                )
-            )
-            view.release()
+            # The last of the datagrams that the kernel joined may be shorter than the others.
+            with memoryview(self._buffer)[:size] as view:
+                datagrams = [bytes(view[at : at + segment]) for at in range(0, size, segment)]
+            arrivals.append(Arrival(remote, source, datagrams))
         if arrivals:
             self._on_arrivals(arrivals)
 

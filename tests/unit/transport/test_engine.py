@@ -1,4 +1,4 @@
-"""Two engines wired together without sockets or clocks."""
+"""What the engine does by itself: packets, keys, probes, endings."""
 
 from __future__ import annotations
 
@@ -13,61 +13,10 @@ from quicether.transport.engine import (
     DATAGRAM_OVERHEAD,
     Engine,
 )
-from quicether.transport.tls import configuration
 from quicether.transport.windows import CONTROL_STREAM
-from support.certificates import Network
+from support.engines import CLIENT, SERVER, EnginePair
 
 T = TypeVar("T")
-CLIENT, SERVER = ("192.0.2.1", 1), ("192.0.2.2", 2)
-STEP = 0.01
-
-
-class Pair:
-    """A client and a server; `exchange` carries what they say until both are silent."""
-
-    def __init__(self) -> None:
-        network = Network()
-        self.now = 0.0
-        self.client, self.server = (
-            Engine(
-                configuration=configuration(
-                    is_client=is_client,
-                    protocols=["quicether/1"],
-                    certificate=identity.certificate,
-                    key=identity.key.private,
-                ),
-                original_destination_connection_id=original,
-            )
-            for is_client, identity, original in (
-                (True, network.member("client"), None),
-                (False, network.member("server"), b"original"),
-            )
-        )
-        self.server._original_destination_connection_id = self.client.original_connection_id
-        self.client.connect(SERVER, self.now)
-        self.exchange()
-
-    def exchange(self, rounds: int = 20) -> None:
-        for _ in range(rounds):
-            self.now += STEP
-            for sender, source, receiver in (
-                (self.client, CLIENT, self.server),
-                (self.server, SERVER, self.client),
-            ):
-                if sender.begun:
-                    timer = sender.get_timer()
-                    if timer is not None and timer <= self.now:
-                        sender.handle_timer(self.now)
-                    sent = [data for data, _ in sender.datagrams_to_send(self.now)]
-                    if sent:
-                        receiver.receive(sent, source, self.now)
-
-    def carry(self, packets: list[bytes], largest: int = 1472) -> int:
-        """Send packets from client to server; return how many UDP payloads that took."""
-        datagrams = self.client.seal(packets, largest, self.now)
-        assert all(len(datagram) <= largest for datagram in datagrams)
-        self.server.receive(datagrams, CLIENT, self.now)
-        return len(datagrams)
 
 
 def events_of(engine: Engine, kind: type[T]) -> list[T]:
@@ -79,7 +28,7 @@ def events_of(engine: Engine, kind: type[T]) -> list[T]:
 
 
 def test_packets_of_all_sizes_arrive_in_order() -> None:
-    pair = Pair()
+    pair = EnginePair()
     packets = [bytes([number]) * (1 + number * 37 % 1443) for number in range(200)]
     pair.carry(packets)
     assert pair.server.inbox == packets
@@ -89,7 +38,7 @@ def test_packets_of_all_sizes_arrive_in_order() -> None:
 
 
 def test_duplicates_and_reordering() -> None:
-    pair = Pair()
+    pair = EnginePair()
     datagrams = pair.client.seal([bytes([n]) * 1400 for n in range(100)], 1472, pair.now)
     pair.server.receive(datagrams[50:], CLIENT, pair.now)
     pair.server.receive(datagrams, CLIENT, pair.now)
@@ -98,7 +47,7 @@ def test_duplicates_and_reordering() -> None:
 
 
 def test_what_was_received_is_acknowledged_and_streams_go_on_beside() -> None:
-    pair = Pair()
+    pair = EnginePair()
     for _ in range(50):
         pair.carry([bytes(1400)] * 10)
         pair.client.send_stream_data(CONTROL_STREAM, b"x" * 500)
@@ -115,7 +64,7 @@ def test_what_was_received_is_acknowledged_and_streams_go_on_beside() -> None:
 
 def test_the_key_changes_while_packets_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "PACKETS_PER_KEY", 100)
-    pair = Pair()
+    pair = EnginePair()
     phases = set()
     back = 0
     for _ in range(60):
@@ -135,7 +84,7 @@ def test_the_key_changes_while_packets_are_on_their_way(monkeypatch: pytest.Monk
 
 def test_a_burst_of_loss_longer_than_a_short_packet_number_is_survived() -> None:
     """Two bytes of packet number once would have lost their way after 32,768 packets."""
-    pair = Pair()
+    pair = EnginePair()
     for _ in range(50):
         pair.client.seal([bytes(1000)] * 1000, 1472, pair.now)
     pair.carry([b"after the gap"])
@@ -146,7 +95,7 @@ def test_a_burst_of_loss_longer_than_a_short_packet_number_is_survived() -> None
 
 
 def test_a_probe_is_acknowledged_and_its_loss_is_no_congestion() -> None:
-    pair = Pair()
+    pair = EnginePair()
     before = pair.client._loss.congestion_window
     outcomes: list[tuple[str, int]] = []
 
@@ -166,7 +115,7 @@ def test_a_probe_is_acknowledged_and_its_loss_is_no_congestion() -> None:
 
 
 def test_packets_that_nobody_takes_are_bound() -> None:
-    pair = Pair()
+    pair = EnginePair()
     for _ in range(70):
         pair.carry([b"x"] * 100)
     assert len(pair.server.inbox) == 4096
@@ -174,7 +123,7 @@ def test_packets_that_nobody_takes_are_bound() -> None:
 
 
 def test_a_close_is_seen_by_the_other_side() -> None:
-    pair = Pair()
+    pair = EnginePair()
     assert events_of(pair.server, HandshakeCompleted)
     pair.client.close(3, None, "enough")
     pair.exchange(2)
