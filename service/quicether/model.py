@@ -123,9 +123,15 @@ class Member:
     serial: int | None = None
 
     def covers(self, prefix: Prefix) -> bool:
-        """Tell whether the member may advertise or forward for the whole of prefix."""
+        """Tell whether the member may advertise or forward for the whole of prefix.
+
+        A certificate for 0.0.0.0/0 or ::/0 makes its node an exit to the internet and nothing
+        else: it covers the default route itself, and no prefix of the network.
+        """
         return any(
-            block.version == prefix.version and prefix.subnet_of(block)  # type: ignore[arg-type]
+            block.version == prefix.version
+            and prefix.subnet_of(block)  # type: ignore[arg-type]
+            and (block.prefixlen > 0 or prefix == block)
             for block in (*self.prefixes, *self.host_prefixes)
         )
 

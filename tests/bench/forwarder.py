@@ -73,6 +73,9 @@ class _Silent:
     def wanted(self, node: NodeId) -> bool:
         raise AssertionError(f"no link to {node}")
 
+    def detoured(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         raise AssertionError(f"{node} spoofed {packet}")
 

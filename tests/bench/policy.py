@@ -75,6 +75,9 @@ class Deaf:
     def wanted(self, node: NodeId) -> bool:
         return False
 
+    def detoured(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Not in this measurement."""
 

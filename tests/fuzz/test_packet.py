@@ -98,6 +98,9 @@ class _Deaf:
     def wanted(self, node: NodeId) -> bool:
         return True
 
+    def detoured(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         return None
 

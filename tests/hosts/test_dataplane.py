@@ -50,6 +50,9 @@ class _Told:
         del node
         return False
 
+    def detoured(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         del node, packet
 

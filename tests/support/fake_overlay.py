@@ -36,6 +36,19 @@ class FakeFib:
         address = ip_address(destination)
         return next((hop for prefix, hop in self._routes if address in prefix), None)
 
+    def longest(self, address: bytes) -> Prefix | None:
+        """Return the longest prefix that holds address."""
+        where = ip_address(address)
+        return next((prefix for prefix, _ in self._routes if where in prefix), None)
+
+    def candidates(self) -> dict[NodeId, frozenset[Prefix]]:
+        """Return the prefixes that lead to each node."""
+        nodes = {hop.node for _, hop in self._routes if hop.node is not None}
+        return {
+            node: frozenset(prefix for prefix, hop in self._routes if hop.node == node)
+            for node in nodes
+        }
+
 
 @dataclass
 class FakeOwners:
@@ -86,13 +99,15 @@ def snapshot(
     Own addresses and prefixes are local without being among routes.
     """
     local = {str(prefix): LOCAL for prefix in (*me.prefixes, *me.host_prefixes)}
+    fib = FakeFib({**routes, **local})
     return Snapshot(
-        fib=FakeFib({**routes, **local}),
+        fib=fib,
         links={one.node_id: link for one, link in links.items()},
         members={one.node_id: one for one in links},
         local=frozenset(address.packed for address in me.addresses),
         me=me,
         owners=FakeOwners([me, *links, *others]),
+        candidates=fib.candidates(),
         policy=policy,
         forwards=forwards,
     )

@@ -46,6 +46,9 @@ class ForwarderEvents(Protocol):
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """A peer sent from an address that is not its own. A security event."""
 
+    def detoured(self, node: NodeId) -> None:
+        """Packets of a node come by a gateway. Called again for the same packets at times."""
+
 
 class _Outlet:
     """The packets of one batch for one link and one IP version.
@@ -183,6 +186,9 @@ class Forwarder:
             path = paths.get(key)
             if path is None:
                 path = self._learn(paths, key, verdict.inbound(self._snapshot, node, *_halves(key)))
+                sender = path.verdict.source
+                if sender is not None and sender.node_id != node:
+                    self._events.detoured(sender.node_id)
             if policy is not None and not self._permitted(packet, path.verdict, node, now):
                 continue
             if path.verdict.action is Action.DELIVER:

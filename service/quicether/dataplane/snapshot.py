@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from quicether.dataplane.packet import PacketView
-from quicether.model import Member, NextHop, NodeId
+from quicether.model import Member, NextHop, NodeId, Prefix
 
 
 class Fib(Protocol):
@@ -15,6 +15,12 @@ class Fib(Protocol):
 
     def lookup(self, destination: bytes) -> NextHop | None:
         """Return the next hop for a packed address (4 or 16 bytes); None without a route."""
+
+    def longest(self, address: bytes) -> Prefix | None:
+        """Return the longest prefix with a route that holds a packed address.
+
+        A default gateway is no route here.
+        """
 
 
 class PacketPolicy(Protocol):
@@ -54,6 +60,8 @@ class Snapshot:
 
     links: the connection for each node that can be reached directly now.
     members: every connected member, for the source check.
+    candidates: for each of them the prefixes that it is a candidate for, as owner or as gateway,
+    in use or not.
     local: the node's own overlay addresses, packed.
     policy: None lets every member reach what is routed to it.
     forwards: this node forwards between peers (role gateway).
@@ -65,5 +73,6 @@ class Snapshot:
     local: frozenset[bytes]
     me: Member
     owners: Ownership
+    candidates: Mapping[NodeId, frozenset[Prefix]] = field(default_factory=dict)
     policy: PacketPolicy | None = None
     forwards: bool = False

@@ -105,16 +105,35 @@ def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes)
 def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
     """Tell whether a peer may send packets from a packed address.
 
-    It may where its certificate or pin covers the address, or where it is the way that this
-    node itself uses to the address (as owner, or as the gateway in front of the owner).
+    This is feasible-path reverse path forwarding (RFC 8704): what counts is not only the way in
+    use to the address but every way that could be, for the two sides may choose different ones.
+
+    - An address of its own is the peer's, an address of ours is nobody else's.
+    - Otherwise the longest prefix known for the address decides. That is the address alone where
+      it is a known member's own. The peer may use it where it is a candidate for that prefix, as
+      an owner or as a gateway that offers it now, which its certificate has to cover; or where a
+      block of its certificate holds the address and is no shorter than that prefix. So a block
+      as wide as 100.64.0.0/10 or 0.0.0.0/0 lets nobody send as a member, or from a prefix of
+      another's, unless it offers to forward for just that.
+    - An address that no prefix holds is free for whoever's certificate covers it (an exit to the
+      internet has 0.0.0.0/0), and for the default gateway.
     """
     member = snapshot.members.get(peer)
     if member is None or source in snapshot.local:
         return False
-    if member.covers(host_prefix(ip_address(source))):
+    address = ip_address(source)
+    if address in member.addresses:
         return True
-    hop = snapshot.fib.lookup(source)
-    return hop is not None and hop.node == peer
+    blocks = [block for block in member.prefixes if address in block]
+    owner = snapshot.owners.owner(source)
+    is_a_members = owner is not None and address in owner.addresses
+    longest = host_prefix(address) if is_a_members else snapshot.fib.longest(source)
+    if longest is None:
+        hop = snapshot.fib.lookup(source)
+        return bool(blocks) or (hop is not None and hop.node == peer)
+    return longest in snapshot.candidates.get(peer, ()) or any(
+        block.prefixlen >= longest.prefixlen for block in blocks
+    )
 
 
 def _sender(snapshot: Snapshot, peer: NodeId, source: bytes) -> Member | None:

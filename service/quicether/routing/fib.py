@@ -15,11 +15,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Final, Self
 
 from pytricia import PyTricia
 
-from quicether.model import Member, NextHop, NextHopKind, NodeId
+from quicether.model import Member, NextHop, NextHopKind, NodeId, Prefix
 from quicether.routing.table import RouteChange
 
 CACHED_DESTINATIONS: Final = 16_384
@@ -94,6 +95,17 @@ class FibView:
         entry = self._match(address)
         return None if entry is None else entry.owner
 
+    def longest(self, address: bytes) -> Prefix | None:
+        """Return the longest prefix with a route that holds a packed address; None without any.
+
+        Slower than `lookup`, and not remembered.
+        """
+        if not self._before:
+            text = self._tries.of_length[len(address)].get_key(address)
+            return None if text is None else ip_network(text)
+        found = self._match_noted(address)
+        return None if found is None else found[0]
+
     def _remember(self, destination: bytes) -> NextHop | None:
         entry = self._match(destination)
         next_hop = self._default if entry is None else entry.next_hop
@@ -105,6 +117,11 @@ class FibView:
     def _match(self, address: bytes) -> _Entry | None:
         if not self._before:
             return self._tries.match(address)
+        found = self._match_noted(address)
+        return None if found is None else found[1]
+
+    def _match_noted(self, address: bytes) -> tuple[Prefix, _Entry] | None:
+        """Find the longest prefix by what this view noted before what is newest."""
         bits = len(address) * 8
         value = int.from_bytes(address)
         for length in range(bits, -1, -1):
@@ -112,7 +129,7 @@ class FibView:
             key = (network.to_bytes(len(address)), length)
             entry = self._before[key] if key in self._before else self._tries.exact(key)
             if entry is not None:
-                return entry
+                return ip_network(key), entry
         return None
 
     def _note(self, key: _Key, old: _Entry | None, new: _Entry | None) -> None:

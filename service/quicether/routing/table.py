@@ -167,6 +167,10 @@ class RoutingTable:
         """Return the best candidate for exactly this prefix that is Local or a Node."""
         return self._standing(prefix)[1]
 
+    def is_reachable(self, node: NodeId) -> bool:
+        """Tell what `update_node` said of a node last; False if nothing."""
+        return self._paths.get(node, _NOWHERE).reachable
+
     def candidates(self, prefix: Prefix) -> tuple[Route, ...]:
         """Return every candidate for exactly this prefix, the best first."""
         present = self._candidates.get(prefix, ())

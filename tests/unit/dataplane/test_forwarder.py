@@ -52,6 +52,9 @@ class Told:
         self.wants.append(node)
         return self.holds
 
+    def detoured(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         self.spoofs.append((node, packet))
 

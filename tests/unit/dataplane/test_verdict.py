@@ -18,7 +18,7 @@ from support.fake_overlay import member, snapshot
 ME = member("me", ["100.64.0.1", "fd00::1"], ["10.0.0.0/16"])
 HOME = member("home", ["100.64.0.2", "fd00::2"], ["192.168.1.0/24"])
 OFFICE = member("office", ["100.64.0.3"], ["10.1.0.0/16"])
-GATE = member("gate", ["100.64.0.4"], ["0.0.0.0/0", "::/0"])
+GATE = member("gate", ["100.64.0.4"], ["0.0.0.0/0", "::/0", "10.0.0.0/16"])
 ABSENT = member("absent", ["100.64.0.5"], ["10.5.0.0/16"])
 BRANCH = member("branch", ["100.64.0.6"], ["10.6.0.0/16"])
 
