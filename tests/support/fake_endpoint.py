@@ -65,6 +65,7 @@ class FakeConnection:
         self.initiated = initiated
         self.max_packet = FAKE_MAX_PACKET
         self.rtt: float | None = FAKE_RTT
+        self.unanswered = 0.0
         self.hello: Hello = Hello(node_id=peer.node_id, name=peer.name)
         self.other: FakeConnection
         self.closed = False

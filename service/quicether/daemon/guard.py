@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from quicether.policy.audit import Audit, AuditKind, AuditRecord, AuditSink
 from quicether.policy.audit_writer import AuditWriter, open_audit
 from quicether.policy.decision import Policy
 from quicether.policy.load import read_policy
-from quicether.policy.rules import PROTOCOL_NAMES
+from quicether.policy.rules import protocol_number
 from quicether.policy.ruleset import RuleSet
 
 log = logging.getLogger(__name__)
@@ -70,13 +71,14 @@ class Guard:
         """Audit records that were left out or could not be written."""
         return self.audit.left_out + (0 if self._writer is None else self._writer.lost)
 
-    def reload(self, settings: Settings) -> None:
+    async def reload(self, settings: Settings) -> None:
         """Put the policy file in force as it is now; flows that stay allowed go on.
 
+        A large file is read beside the event loop, so that packets go on meanwhile.
         Raises ConfigError: it has mistakes; the policy before it stays.
         """
         try:
-            rules = _rules(settings.security.policy_file)
+            rules = await asyncio.to_thread(_rules, settings.security.policy_file)
         except ConfigError as error:
             self.audit.policy_refused(error)
             raise
@@ -97,11 +99,7 @@ class Guard:
         port: int | None,
     ) -> PolicyVerdict:
         """Say what the policy in force does with a packet. Raises ConfigError: no such protocol."""
-        try:
-            number = min(PROTOCOL_NAMES[protocol])
-        except KeyError:
-            known = ", ".join(PROTOCOL_NAMES)
-            raise ConfigError(f"protocol {protocol!r} is none of {known}") from None
+        number = protocol_number(protocol, address.version)
         found = self._policy.explain(source, destination, address, number, port)
         return PolicyVerdict(allowed=found.allowed, reason=found.sentence, rule=found.rule_id)
 

@@ -23,7 +23,7 @@ from quicether.overlay.mesh import Mesh
 
 
 def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
-    """Return every peer that is wanted or connected, by name, then id.
+    """Return every peer that is wanted, connected or reached by a gateway, by name, then id.
 
     unix_time: turns the mesh's monotonic seconds into Unix time.
     """
@@ -38,18 +38,32 @@ def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
         if state is PeerState.CONNECTED and node is not None:
             found[target.key] = _connected(mesh, node, unix_time)
             continue
+        via = None if node is None else _via(mesh, node)
         found[target.key] = PeerStatus(
             node_id="" if node is None else str(node),
             name=member.name if member else target.reference or target.key,
-            state=state,
+            state=state if via is None else PeerState.VIA_GATEWAY,
             address=", ".join(map(str, target.locations)) or None,
+            via=via,
             detail=None if target.error is None else str(target.error),
             prefixes=() if node is None else _prefixes(mesh, node),
             addresses=() if member is None else tuple(map(str, member.addresses)),
         )
     for node in mesh.peers.connections():
         if node not in reported:
+            reported.add(node)
             found[str(node)] = _connected(mesh, node, unix_time)
+    for member in mesh.routes.members():
+        node = member.node_id
+        if node not in reported and (via := _via(mesh, node)) is not None:
+            found[str(node)] = PeerStatus(
+                node_id=str(node),
+                name=member.name,
+                state=PeerState.VIA_GATEWAY,
+                via=via,
+                prefixes=_prefixes(mesh, node),
+                addresses=tuple(map(str, member.addresses)),
+            )
     return sorted(found.values(), key=attrgetter("name", "node_id"))
 
 
@@ -57,17 +71,26 @@ def _connected(mesh: Mesh, node: NodeId, unix_time: Callable[[float], float]) ->
     connection = mesh.peers.connections()[node]
     member = connection.member
     since = mesh.peers.since(node)
+    # A connection whose way is in doubt is there all the same, and a gateway stands in for it.
+    via = _via(mesh, node)
     return PeerStatus(
         node_id=str(node),
         name=member.name,
-        state=PeerState.CONNECTED,
+        state=PeerState.CONNECTED if via is None else PeerState.VIA_GATEWAY,
         address=str(connection.remote),
+        via=via,
         rtt=connection.rtt,
         addresses=tuple(map(str, member.addresses)),
         prefixes=_prefixes(mesh, node),
         max_packet=connection.max_packet,
         since=None if since is None else unix_time(since),
     )
+
+
+def _via(mesh: Mesh, node: NodeId) -> str | None:
+    """Return the name or id of the gateway by which a node is reached, if it is."""
+    gateway = mesh.routes.standing_in_for(node)
+    return None if gateway is None else _name(mesh.routes.member(gateway)) or str(gateway)
 
 
 def _prefixes(mesh: Mesh, node: NodeId) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from typing import Final
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVerdict, RouteStatus
-from quicether.config.settings import Role, Settings
+from quicether.config.settings import Settings, as_text
 from quicether.counters import Counters
-from quicether.daemon import report
+from quicether.daemon import report, site
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.membership import membership
@@ -27,7 +27,7 @@ from quicether.host.link import LinkOwner
 from quicether.host.monitor import UnderlayMonitor
 from quicether.host.underlay import Underlay, path_to
 from quicether.identity.store import NodeIdentity
-from quicether.model import Address, NodeId, UnderlayAddress, host_prefix
+from quicether.model import Address, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
@@ -44,6 +44,17 @@ SETTLE_TIME: Final = 2.5
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
+FIXED: Final = (
+    ("network", "name"),
+    ("network", "tun_name"),
+    ("network", "netns"),
+    ("discovery", "dht_port"),
+    ("discovery", "listen_address"),
+    ("security", "audit_log"),
+    ("overlay", "default_gateway"),
+    ("overlay", "static_routes"),
+)
+"""Settings that a running tunnel cannot change."""
 
 
 class Tunnel:
@@ -78,6 +89,7 @@ class Tunnel:
         self._underlay = Underlay()
         self._monitor = UnderlayMonitor(self._underlay_changed, self._is_own, mark=UNDERLAY_MARK)
         self._path_mtu = MTU_CEILING
+        self._lan: tuple[Prefix, ...] = ()
         self._changed = changed
         self._lost = lost
         self._guard = Guard(settings)
@@ -120,8 +132,7 @@ class Tunnel:
         try:
             await self._endpoint.open(self._mesh)
             self._underlay = await self._monitor.start()
-            await self._measure_mtu()
-            self._serve()
+            await self._measure()
             self.host_config = self._desired()
             self._device = await self._link.attach(self.host_config)
             forwarder = Forwarder(
@@ -167,25 +178,23 @@ class Tunnel:
         Raises ConfigError: what differs needs the tunnel to go down and up again; IdentityError:
         the certificate or the revocation list on disk is damaged.
         """
-        fixed = (
-            ("network.name", self.settings.network.name, settings.network.name),
-            ("network.tun_name", self.settings.network.tun_name, settings.network.tun_name),
-            ("network.netns", self.settings.network.netns, settings.network.netns),
-            ("discovery.dht_port", self.settings.discovery.dht_port, settings.discovery.dht_port),
-        )
-        for field, old, new in fixed:
-            if old != new:
-                raise ConfigError(f"{field}: {new!r} needs the tunnel to go down and up again")
+        for section, field in FIXED:
+            new = getattr(getattr(settings, section), field)
+            if new != getattr(getattr(self.settings, section), field):
+                raise ConfigError(
+                    f"{section}.{field}: {as_text(new)!r} needs the tunnel to go down and up again"
+                )
         if self._membership is not None:
             await self._membership.reload()
         before, self.settings = self.settings, settings
         try:
             self._serve()
-            self._guard.reload(settings)
+            await self._guard.reload(settings)
         except ConfigError:
             self.settings = before
             self._serve()
             raise
+        await self._measure()
         self._mesh.use_policy(self._guard.policy)
         self._mesh.want_configured(settings.overlay.peers)
         self._wake()
@@ -300,23 +309,10 @@ class Tunnel:
 
     def _serve(self) -> None:
         """Say to the overlay what the settings make this node serve. Raises ConfigError."""
-        member, settings = self._identity.member, self.settings
-        for key, prefixes in (
-            ("advertise-subnets", settings.network.advertise_subnets),
-            ("forward-subnets", settings.overlay.forward_subnets),
-        ):
-            for prefix in prefixes:
-                if not member.covers(prefix):
-                    covered = ", ".join(map(str, member.prefixes)) or "none"
-                    raise ConfigError(
-                        f"{key}: {prefix} is not among the prefixes that the certificate of "
-                        f"{member.name} covers ({covered}); have it signed with --prefix {prefix}"
-                    )
-        chosen = [host_prefix(address) for address in settings.network.tun_addr]
         self._mesh.serve(
-            (*settings.network.advertise_subnets, *chosen),
-            settings.overlay.forward_subnets,
-            gateway=settings.node.role is Role.GATEWAY,
+            site.owned(self.settings, self._identity.member),
+            forwarding=site.forwarding(self.settings),
+            lan=self._lan,
             mtu=self._mtu(),
         )
 
@@ -329,7 +325,7 @@ class Tunnel:
         found = host_config(
             self.settings, self._identity.member, self._mesh, self._underlay, self._mtu()
         )
-        self.refusals = found.refusals
+        self.refusals = (*found.refusals, *self._mesh.offers.refusals)
         return found.config
 
     def _wake(self) -> None:
@@ -356,11 +352,17 @@ class Tunnel:
         log.info("tunnel %s: the host's network changed", self.name)
         self._underlay = underlay
         self._mesh.underlay_changed()
-        self._spawn(self._measure_mtu())
+        self._spawn(self._measure())
         self._wake()
 
     def _is_own(self, device: str) -> bool:
         return device.startswith(DEVICE_FAMILY) or device == self.settings.network.tun_name
+
+    async def _measure(self) -> None:
+        """Find out what of the settings depends on the host's own network."""
+        await self._measure_mtu()
+        self._lan = await site.lan(self.settings, self._underlay)
+        self._serve()
 
     async def _measure_mtu(self) -> None:
         """Let the device take what fits on the way to every peer whose address is known."""

@@ -1,7 +1,8 @@
 """From what a connected peer says of itself to candidates for the routing table. Pure.
 
 A peer's word counts only as far as its certificate (or pin) reaches: a prefix that it does not
-cover never becomes a route, however often it is announced.
+cover never becomes a route, however often it is announced. Nor does a default route: who
+wants one names the node in default-gateway.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def candidates(
     )
     for prefixes, next_hop in offers:
         for prefix in prefixes:
-            if member.covers(prefix):
-                routes[prefix, next_hop] = Route(prefix, next_hop, RouteSource.ANNOUNCED)
-            else:
+            if not member.covers(prefix):
                 uncovered.append(prefix)
+            elif prefix.prefixlen > 0:
+                routes[prefix, next_hop] = Route(prefix, next_hop, RouteSource.ANNOUNCED)
     return Candidates(tuple(routes.values()), tuple(uncovered))

@@ -20,18 +20,21 @@ from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import PacketPolicy, Snapshot
 from quicether.errors import ConfigError, ProtocolError, QuicEtherError, UnreachableError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.overlay import gateways
 from quicether.overlay.dialer import Dialer
+from quicether.overlay.gateways import Forwarding
 from quicether.overlay.neighbours import AuditEvents, Discovery, RpcService
 from quicether.overlay.peers import PeerTable, TargetKind
 from quicether.overlay.pings import Pings
+from quicether.overlay.prober import Prober
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.endpoint import CloseCode, ConnectFailed, Connection, Endpoint
 from quicether.transport.messages import Announce, Hello, Message, Ping, Pong, RpcKind
 
 log = logging.getLogger(__name__)
 
-HOUSEKEEPING: Final = 1.0
-"""Seconds between looks at round-trip times and at packets held too long."""
+HOUSEKEEPING: Final = 0.5
+"""Seconds between looks at the ways to peers and at packets held too long."""
 
 
 class Mesh:
@@ -68,12 +71,14 @@ class Mesh:
         self._dialer = Dialer(self.peers, endpoint, clock, self._mark)
         self._forwarder: Forwarder | None = None
         self._policy: PacketPolicy | None = None
+        self.offers = gateways.NOTHING
         self._owned: tuple[Prefix, ...] = ()
-        self._forwards: tuple[Prefix, ...] = ()
-        self._is_gateway = False
+        self._lan: tuple[Prefix, ...] = ()
+        self._forwarding: Forwarding | None = None
         self._mtu = 1280
         self._rpc: dict[RpcKind, RpcService] = {}
         self._pings = Pings(entropy, clock)
+        self._prober = Prober(self.peers, routes, self._pings, clock, self._mark)
         self._publishing: asyncio.Handle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -126,22 +131,19 @@ class Mesh:
     def serve(
         self,
         owned: Iterable[Prefix],
-        forwards: Iterable[Prefix] = (),
         *,
-        gateway: bool = False,
+        forwarding: Forwarding | None = None,
+        lan: Iterable[Prefix] = (),
         mtu: int = 1280,
     ) -> None:
         """Say what this node owns and, as a gateway, forwards for, in place of earlier.
 
-        Every peer is told when it differs from what they were told before.
+        forwarding: None for a node that is no gateway. lan: networks that the host reaches
+        without the overlay. Every peer is told when what can be reached here is another.
         """
-        owned, forwards = tuple(owned), tuple(forwards)
-        differs = (owned, forwards) != (self._owned, self._forwards)
-        self._owned, self._forwards, self._is_gateway, self._mtu = owned, forwards, gateway, mtu
-        self.routes.serve(owned)
-        if differs:
-            for connection in self.peers.connections().values():
-                self._say(connection, Announce(prefixes=owned, forwards=forwards))
+        owned, differs = tuple(owned), tuple(owned) != self._owned
+        self._owned, self._forwarding, self._lan, self._mtu = owned, forwarding, tuple(lan), mtu
+        self._offer(differs=differs)
         self._mark()
 
     def use_policy(self, policy: PacketPolicy | None) -> None:
@@ -184,7 +186,7 @@ class Mesh:
             name=self.me.name,
             mtu=self._mtu,
             prefixes=self._owned,
-            forwards=self._forwards,
+            forwards=self.offers.forwards,
             listen_port=self._endpoint.local_address.port,
             instance=self._instance,
             capabilities=tuple(sorted(self._capabilities())),
@@ -193,7 +195,7 @@ class Mesh:
     def snapshot(self) -> Snapshot:
         """Return what the data path is to use now."""
         return self.routes.snapshot(
-            self.peers.connections(), self._policy, forwards=self._is_gateway
+            self.peers.connections(), self._policy, forwards=self._forwarding is not None
         )
 
     # -- questions ---------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class Mesh:
         log.info("peer %s (%s) connected at %s", member.name, member.node_id, connection.remote)
         self._audit.connected(member, connection.remote)
         self._learn(connection, hello.prefixes, hello.forwards)
-        self.routes.reachable(member.node_id, reachable=True, rtt=connection.rtt)
+        self._prober.up(connection)
         for connected in self._followers:
             connected(connection)
         self._mark()
@@ -252,7 +254,7 @@ class Mesh:
             log.info("peer %s (%s) lost: %s", member.name, member.node_id, reason)
             duration = 0.0 if since is None else now - since
             self._audit.disconnected(member, connection.remote, reason, duration)
-            self.routes.reachable(member.node_id, reachable=False)
+            self._prober.down(member.node_id)
         self._dialer.wake()
         self._mark()
 
@@ -310,10 +312,32 @@ class Mesh:
         """Pass a security event on."""
         self._audit.spoofed(self.routes.member(node), packet)
 
+    def detoured(self, node: NodeId) -> None:
+        """Ask a node that sends by a gateway whether the direct way works in both directions."""
+        self._prober.detoured(node)
+
     # -- inside ------------------------------------------------------------------------------
 
     def _capabilities(self) -> frozenset[str]:
-        return self.capabilities | {"gateway"} if self._is_gateway else self.capabilities
+        return self.capabilities | {"gateway"} if self._forwarding else self.capabilities
+
+    def _offer(self, *, differs: bool = False) -> None:
+        """Find out what a gateway can forward now, and tell every peer what is new."""
+        found = gateways.NOTHING
+        if self._forwarding is not None:
+            connected = {
+                connection.member: self.routes.owned_by(node)
+                for node, connection in self.peers.connections().items()
+                if self._prober.counts(node)
+            }
+            found = gateways.offers(self.me, self._forwarding, self._lan, connected)
+        differs |= found.forwards != self.offers.forwards
+        self.offers = found
+        self.routes.serve((*self._owned, *found.local))
+        if differs:
+            announce = Announce(prefixes=self._owned, forwards=found.forwards)
+            for connection in self.peers.connections().values():
+                self._say(connection, announce)
 
     def _learn(
         self, connection: Connection, owned: Iterable[Prefix], forwards: Iterable[Prefix]
@@ -344,6 +368,7 @@ class Mesh:
 
     def _publish(self) -> None:
         self._publishing = None
+        self._offer()
         if self._forwarder is not None:
             self._forwarder.swap(self.snapshot())
         self._changed()
@@ -353,8 +378,4 @@ class Mesh:
         self._housekeeping = loop.call_later(HOUSEKEEPING, self._keep_house)
         if self._forwarder is not None:
             self._forwarder.expire()
-        before = self.routes.fib
-        for node, connection in self.peers.connections().items():
-            self.routes.reachable(node, reachable=True, rtt=connection.rtt)
-        if self.routes.fib is not before:
-            self._mark()
+        self._prober.check()

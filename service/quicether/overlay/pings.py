@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from random import Random
 from typing import Final
@@ -10,6 +11,8 @@ from typing import Final
 from quicether.errors import UnreachableError
 from quicether.transport.endpoint import Connection
 from quicether.transport.messages import Ping
+
+log = logging.getLogger(__name__)
 
 MAX_PINGS: Final = 64
 """Pings that may be under way at once."""
@@ -22,6 +25,7 @@ class Pings:
         self._entropy = entropy
         self._clock = clock
         self._waiting: dict[bytes, tuple[Connection, asyncio.Future[float]]] = {}
+        self._begun: set[asyncio.Task[None]] = set()
 
     async def ask(self, connection: Connection, patience: float) -> float:
         """Return the seconds that a message to the peer and its answer take.
@@ -46,6 +50,24 @@ class Pings:
         finally:
             del self._waiting[token]
 
+    def begin(
+        self, connection: Connection, patience: float, answered: Callable[[float], None]
+    ) -> None:
+        """Ask in the background; answered is called with the time of asking if an answer comes."""
+
+        async def ask() -> None:
+            asked = self._clock()
+            try:
+                await self.ask(connection, patience)
+            except UnreachableError as error:
+                log.debug("%s: %s", connection.member.name, error)
+            else:
+                answered(asked)
+
+        task = asyncio.get_running_loop().create_task(ask())
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
+
     def answered(self, connection: Connection, token: bytes) -> None:
         """Take an answer; one that nobody waits for, or of another peer, has no effect."""
         asked, waiting = self._waiting.get(token, (None, None))
@@ -54,5 +76,7 @@ class Pings:
 
     def close(self) -> None:
         """Wait no longer."""
+        for task in self._begun:
+            task.cancel()
         for _, waiting in self._waiting.values():
             waiting.cancel()

@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from quicether.dataplane.snapshot import Link, PacketPolicy, Snapshot
-from quicether.model import LOCAL, Member, NextHop, NodeId, Prefix, Route, RouteSource
+from quicether.model import (
+    LOCAL,
+    Member,
+    NextHop,
+    NextHopKind,
+    NodeId,
+    Prefix,
+    Route,
+    RouteSource,
+    host_prefix,
+)
 from quicether.overlay.candidates import candidates
 from quicether.routing.fib import FibView, ForwardingTable, Owners
 from quicether.routing.table import RouteChange, RoutingTable
@@ -34,6 +44,8 @@ class OverlayRoutes:
         self._fib = ForwardingTable()
         self._members: dict[NodeId, Member] = {}
         self._owners: Owners | None = None
+        self._served: dict[NodeId, frozenset[Prefix]] = {}
+        self._exits: dict[NodeId, frozenset[int]] = {}
         self._static = tuple(static)
         self._default_gateway = default_gateway
         self.serve(())
@@ -52,6 +64,7 @@ class OverlayRoutes:
         for prefix, reference in self._static:
             if member.is_called(reference) and member.covers(prefix):
                 hop = NextHop.to_node(member.node_id)
+                self._served.pop(member.node_id, None)
                 self._apply([self._table.add(prefix, hop, RouteSource.CONFIGURED)])
         if self._default_gateway is not None and member.is_called(self._default_gateway):
             self._fib.default_gateway = member.node_id
@@ -64,7 +77,14 @@ class OverlayRoutes:
         Returns the prefixes that its certificate does not cover; they have no effect.
         """
         self.learn(member)
+        forwarded = tuple(forwarded)
         found = candidates(member, owned, forwarded)
+        self._served.pop(member.node_id, None)
+        self._exits[member.node_id] = frozenset(
+            prefix.version
+            for prefix in forwarded
+            if prefix.prefixlen == 0 and member.covers(prefix)
+        )
         for hop in (NextHop.to_node(member.node_id), NextHop.via_gateway(member.node_id)):
             prefixes = [route.prefix for route in found.routes if route.next_hop == hop]
             self._apply(self._table.replace(hop, RouteSource.ANNOUNCED, prefixes))
@@ -73,18 +93,27 @@ class OverlayRoutes:
     def discovered(self, member: Member, next_hop: NextHop, prefixes: Iterable[Prefix]) -> None:
         """Take what signed records say of a member, in place of what they said before.
 
-        The records were checked against the member's certificate by whoever read them.
+        The records were checked against the member's certificate by whoever read them. A default
+        route among them has no effect.
         """
         self.learn(member)
+        self._served.pop(member.node_id, None)
+        prefixes = [prefix for prefix in prefixes if prefix.prefixlen > 0]
         self._apply(self._table.replace(next_hop, RouteSource.DISCOVERED, prefixes))
 
     def reachable(self, node: NodeId, *, reachable: bool, rtt: float | None = None) -> None:
         """Say whether a connection to node works now, and its round-trip time in seconds."""
         self._apply(self._table.update_node(node, reachable=reachable, rtt=rtt))
 
+    def is_reachable(self, node: NodeId) -> bool:
+        """Tell whether a connection to node works now, by what `reachable` said last."""
+        return self._table.is_reachable(node)
+
     def forget(self, node: NodeId) -> None:
         """Drop a member and every route over it: it was revoked or left."""
         self._members.pop(node, None)
+        self._served.pop(node, None)
+        self._exits.pop(node, None)
         self._owners = None
         self._apply(self._table.withdraw_node(node))
         if self._fib.default_gateway == node:
@@ -121,6 +150,20 @@ class OverlayRoutes:
             if any(route.next_hop == hop for route in self._table.candidates(prefix))
         ]
 
+    def is_exit(self, node: NodeId, version: int) -> bool:
+        """Tell whether a member offers to forward to the internet by that IP version."""
+        return version in self._exits.get(node, ())
+
+    def standing_in_for(self, node: NodeId) -> NodeId | None:
+        """Return the gateway that is the way to a member's own addresses now, if one is."""
+        member = self._members.get(node)
+        for address in () if member is None else member.addresses:
+            hop = self._fib.view.lookup(address.packed)
+            best = next(iter(self._table.candidates(host_prefix(address))), None)
+            if best is not None and hop is not None and hop.kind is NextHopKind.GATEWAY:
+                return hop.node if best.reachable else None
+        return None
+
     def candidates(self, prefix: Prefix) -> tuple[Route, ...]:
         """Return every candidate for a prefix, the best first."""
         return self._table.candidates(prefix)
@@ -149,18 +192,25 @@ class OverlayRoutes:
             self._owners = Owners(fib, dict(self._members), self._me)
         else:
             self._owners = self._owners.with_fib(fib)
+        members = {node: self._members[node] for node in links if node in self._members}
         return Snapshot(
             fib=fib,
             links=MappingProxyType(dict(links)),
-            members=MappingProxyType(
-                {node: self._members[node] for node in links if node in self._members}
-            ),
+            members=MappingProxyType(members),
+            candidates=MappingProxyType({node: self._prefixes_of(node) for node in members}),
             local=frozenset(address.packed for address in self._me.addresses),
             me=self._me,
             owners=self._owners,
             policy=policy,
             forwards=forwards,
         )
+
+    def _prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
+        """Return the prefixes that a node is a candidate for; looked up once for each change."""
+        served = self._served.get(node)
+        if served is None:
+            served = self._served[node] = self._table.prefixes_of(node)
+        return served
 
     def _apply(self, changes: Iterable[RouteChange | None]) -> None:
         self._fib.apply(change for change in changes if change is not None)

@@ -1,0 +1,57 @@
+"""What a node serves to others by its settings: prefixes of its own, and as a gateway."""
+
+from __future__ import annotations
+
+from quicether.config.settings import Role, Settings
+from quicether.daemon.host_config import UNDERLAY_MARK
+from quicether.errors import ConfigError, UnreachableError
+from quicether.host.underlay import Underlay, path_to
+from quicether.model import Member, Prefix, host_prefix
+from quicether.overlay.gateways import Forwarding
+
+
+def owned(settings: Settings, member: Member) -> tuple[Prefix, ...]:
+    """Return what the node owns beside the addresses of its certificate.
+
+    Raises ConfigError: the certificate does not cover what the settings offer to others.
+    """
+    for key, prefixes in (
+        ("advertise-subnets", settings.network.advertise_subnets),
+        ("forward-subnets", settings.overlay.forward_subnets),
+    ):
+        for prefix in prefixes:
+            if not member.covers(prefix):
+                covered = ", ".join(map(str, member.prefixes)) or "none"
+                raise ConfigError(
+                    f"{key}: {prefix} is not among the prefixes that the certificate of "
+                    f"{member.name} covers ({covered}); have it signed with --prefix {prefix}"
+                )
+    chosen = (host_prefix(address) for address in settings.network.tun_addr)
+    return (*settings.network.advertise_subnets, *chosen)
+
+
+def forwarding(settings: Settings) -> Forwarding | None:
+    """Return what the node forwards for, None where it is no gateway."""
+    if settings.node.role is not Role.GATEWAY:
+        return None
+    return Forwarding(settings.overlay.forward_subnets, settings.overlay.forward_nodes)
+
+
+async def lan(settings: Settings, underlay: Underlay) -> tuple[Prefix, ...]:
+    """Return the networks that the host reaches without the overlay.
+
+    Those it is connected to, and of its forward-subnets those that another router of its LAN
+    leads to: whatever has a route that is neither the default one nor the tunnel's.
+    Raises HostError: the kernel could not be asked.
+    """
+    found = list(underlay.connected)
+    for prefix in settings.overlay.forward_subnets:
+        if prefix.prefixlen == 0:
+            continue
+        try:
+            path = await path_to(prefix[min(1, prefix.num_addresses - 1)], UNDERLAY_MARK)
+        except UnreachableError:
+            continue
+        if path.gateway is not None and path.gateway not in underlay.gateways:
+            found.append(prefix)
+    return tuple(found)
