@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support import seat
 from support.hosts import WholeHost
 
 SERVICE = "quicether.service"
@@ -20,8 +22,10 @@ GDBUS = ["gdbus", "call", "--system", "--dest", "org.quicether1", "--object-path
 @pytest.fixture(scope="module")
 def host(installed: list[Path]) -> Iterator[WholeHost]:
     with WholeHost("units", manager="none", layers=installed) as host:
-        host.run(["quicether", "network", "create", "home"])
-        host.run(["quicether", "network", "sign", "home", "--name", "laptop", "--local"])
+        made = host.run(["quicether", "network", "create", "home"])
+        if "Node " not in made.stdout:
+            host.run(["quicether", "network", "sign", "home", "--name", "laptop", "--local"])
+        host.run(["systemctl", "disable", "--now", INSTANCE, SERVICE])
         yield host
 
 
@@ -113,6 +117,25 @@ def test_polkit_lets_everybody_look_and_only_administrators_act(up: WholeHost) -
         assert found.returncode == 4, found
         assert f"org.quicether1.{action}" in found.stderr
         assert "sudo" in found.stderr
+    assert is_up(up)
+
+
+def test_a_user_at_the_machine_may_connect_and_not_change_trust(up: WholeHost) -> None:
+    """The same user, at an active seat and from elsewhere."""
+    shutil.copy(Path(seat.__file__), up.root / "tmp/seat.py")
+    up.run(["systemctl", "start", "systemd-logind.service"])
+    up.run(["useradd", "alice"])
+    at_the_seat = ["/opt/quicether/bin/python", "/tmp/seat.py", "alice"]
+    assert up.run([*at_the_seat, "quicether", "down", "home"]).returncode == 0
+    assert up.run([*at_the_seat, "quicether", "up", "home"]).returncode == 0
+    pin = ["start", "--network", "work", "--pin", f"{'11' * 20}=10.0.0.0/8"]
+    for words in (["reload", "home"], pin):
+        found = up.run([*at_the_seat, "quicether", *words], check=False)
+        assert found.returncode == 4, found
+        assert "org.quicether1.configure" in found.stderr
+    home = {"HOME": "/nonexistent"}
+    found = up.run(["quicether", "down", "home"], user="alice", check=False, env=home)
+    assert found.returncode == 4
     assert is_up(up)
 
 
