@@ -1,6 +1,7 @@
 #!/bin/sh
 # Turns the namespaces it was started in (pid, mount, uts, ipc, cgroup, net) into a host and becomes
-# its PID 1. hosts.WholeHost starts it and gives HOST_NAME, HOST_DIR, HOST_LOWER, HOST_MANAGER.
+# its PID 1. hosts.WholeHost starts it and gives HOST_NAME, HOST_DIR, HOST_LOWER, HOST_MANAGER and
+# CHECKOUT.
 # Every mount is made in this mount namespace only, so all of them end with the host.
 set -eu
 
@@ -64,6 +65,11 @@ mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
 mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs run
 mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs tmp
+
+# The checkout may lie in /tmp or on another disk; tests run programs from it.
+mkdir -p ".$CHECKOUT"
+mount --bind "$CHECKOUT" ".$CHECKOUT"
+mount -o remount,bind,ro ".$CHECKOUT"
 
 mount -t tmpfs -o mode=755,nosuid dev dev
 cd dev

@@ -35,6 +35,7 @@ Result = TypeVar("Result")
 Entered = TypeVar("Entered")
 BOOT_DEADLINE: Final = 60.0
 _BOOT: Final = Path(__file__).with_name("boot.sh")
+_CHECKOUT: Final = Path(__file__).parents[2]
 # Moves itself into a control group, then becomes the command.
 _IN_CGROUP: Final = ("sh", "-c", 'echo 0 >"$0/cgroup.procs" && exec "$@"')
 _HOST_ENVIRONMENT: Final = {
@@ -309,6 +310,7 @@ class WholeHost(Host):
                     "HOST_DIR": str(self._directory),
                     "HOST_LOWER": ":".join([*map(str, self.layers), "/"]),
                     "HOST_MANAGER": self.manager,
+                    "CHECKOUT": str(_CHECKOUT),
                 },
             )
         try:
