@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from quicether.errors import HostError, ProtocolError, QuicEtherError
+from quicether.errors import HostError, IdentityError, ProtocolError, QuicEtherError
 from quicether.identity.registrar import Registrar
 from quicether.identity.store import NetworkStore
 from quicether.registry.messages import MAX_MESSAGE, Answer, Question, decode, encode
@@ -75,6 +75,8 @@ def answer_from_files(question: Question) -> bytes:
     Raises ConfigError, ProtocolError, TrustError, IdentityError.
     """
     store = NetworkStore.of_system(question.network)
+    if not store.has_authority:
+        raise IdentityError(f"this machine is not the authority of network {store.name}")
     return Registrar(store).answer(question.body, question.server_key, datetime.now(UTC))
 
 
