@@ -124,7 +124,8 @@ def _start(
             return None
         activation.up()
     except HostError as error:
-        return error
+        reason = membership.last_failure(store.name)
+        return error if reason is None else HostError(f"the tunnel did not come up: {reason}")
     answer |= {"up": True, "next": "quicether invite NAME"}
     lines.append(f"{activation.what} is up. Next: quicether invite NAME")
     return None

@@ -361,6 +361,18 @@ def reload_tunnels(network: str) -> bool:
     return bool(names)
 
 
+def last_failure(network: str) -> str | None:
+    """Return the service's own sentence on why the network's tunnel is not up, if it has one."""
+    from quicether.cli.client import NoDaemonError, daemon
+
+    try:
+        with daemon() as service:
+            failures: dict[str, str] = service.manager()["Failures"][1]
+    except NoDaemonError:
+        return None
+    return failures.get(network)
+
+
 def require_root(command: str) -> None:
     """Raise NotPermittedError unless this user may change the machine's own files."""
     from quicether.cli.client import NotPermittedError
