@@ -1,0 +1,50 @@
+"""`nox -s bench`: measures, and never fails on a time.
+
+python -m bench [tunnels|forwarder|routing|policy|transport]... [--json FILE] [--seconds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from bench import tunnels
+
+OTHERS: Final = ("forwarder", "policy", "routing", "transport")
+
+
+def main() -> int:
+    """Run what is asked for, all by default; return the exit status."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], "tunnels", *OTHERS], default=[])
+    parser.add_argument("--json", type=Path, help="write the tunnels' figures to this file too")
+    parser.add_argument("--seconds", type=int, default=5, help="length of each flow")
+    options = parser.parse_args()
+    what = options.what or ["tunnels", *OTHERS]
+    if "tunnels" in what:
+        if os.geteuid() != 0:
+            print("bench: tunnels needs root", file=sys.stderr)
+            return 4
+        print(tunnels.HEADING)
+        result = tunnels.report(tunnels.measure(seconds=options.seconds))
+        for name, ratios in result["quicether_by"].items():
+            words = ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items())
+            print(f"quicether / {name}: {words}")
+        print(json.dumps(result))
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=2) + "\n")
+    here = Path(__file__).parent
+    for name in OTHERS:
+        if name in what:
+            print(f"\n{name}", flush=True)
+            subprocess.run([sys.executable, str(here / f"{name}.py")], check=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Two hosts and a cable: what QuicEther carries, beside what else Debian ships, in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.contenders import CONTENDERS, START_PATIENCE, UNDERLAY, Contender, Tunnel
+from support.cables import Cable
+from support.commands import wait_until
+from support.hosts import LightHost
+
+SMALL: Final = 64
+"""Bytes of UDP payload in the measurement of packets a second."""
+PINGS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one contender did. None where nothing is to be measured.
+
+    mbit_there, mbit_back: TCP throughput from `a` to `b` and back, in Mbit/s.
+    packets: small UDP packets a second that arrived. ping_ms: median round-trip time.
+    cpu_s_per_gb: processor seconds of its processes on both hosts for 10^9 bytes of TCP.
+    memory_mb: resident memory of the larger process, in 10^6 bytes.
+    """
+
+    name: str
+    mbit_there: float
+    mbit_back: float
+    packets: float
+    ping_ms: float
+    cpu_s_per_gb: float | None
+    memory_mb: float | None
+
+
+def measure(contenders: Sequence[Contender] = CONTENDERS, seconds: int = 5) -> list[Figures]:
+    """Measure each contender that is installed, one after the other. seconds: of each flow."""
+    found = []
+    for contender in contenders:
+        if contender.missing:
+            print(f"{contender.name}: not installed ({', '.join(contender.missing)})", flush=True)
+            continue
+        with (
+            LightHost("a") as a,
+            LightHost("b") as b,
+            Cable(a, b) as cable,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            a.configure_link(cable.a.ifname, [f"{UNDERLAY[0]}/24"])
+            b.configure_link(cable.b.ifname, [f"{UNDERLAY[1]}/24"])
+            with contender.start(a, b, Path(folder)) as tunnel:
+                found.append(_measure(contender.name, a, b, tunnel, seconds))
+                print(_line(found[-1], found[0]), flush=True)
+    return found
+
+
+def _measure(name: str, a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int) -> Figures:
+    ping = ["ping", "-c", "1", "-W", "1", tunnel.address]
+    wait_until(
+        lambda: a.run(ping, check=False).returncode == 0, START_PATIENCE, f"{name} to carry a ping"
+    )
+    _flow(a, b, tunnel, 1)  # path MTU, caches and windows are found before anything counts
+    before = _processor_seconds(tunnel.pids)
+    there = _flow(a, b, tunnel, seconds)
+    back = _flow(a, b, tunnel, seconds, "--reverse")
+    processor = _processor_seconds(tunnel.pids) - before
+    carried = (_sum(there)["bytes"] + _sum(back)["bytes"]) / 1e9
+    small = _flow(a, b, tunnel, seconds, "--udp", "--bitrate", "0", "--length", str(SMALL))
+    received = small["end"]["sum"]
+    arrived = received["packets"] - received["lost_packets"]
+    return Figures(
+        name=name,
+        mbit_there=_sum(there)["bits_per_second"] / 1e6,
+        mbit_back=_sum(back)["bits_per_second"] / 1e6,
+        packets=arrived / received["seconds"],
+        ping_ms=_ping(a, tunnel.address),
+        cpu_s_per_gb=processor / carried if tunnel.pids else None,
+        memory_mb=max(map(_resident, tunnel.pids)) / 1e6 if tunnel.pids else None,
+    )
+
+
+def _flow(a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int, *words: str) -> dict[str, Any]:
+    server = b.popen(["iperf3", "--server", "--one-off", "--forceflush"])
+    assert server.stdout is not None
+    next(line for line in server.stdout if "listening" in line)
+    command = ["iperf3", "--client", tunnel.address, "--time", str(seconds), "--json", *words]
+    result: dict[str, Any] = json.loads(a.run(command, timeout=seconds + 30).stdout)
+    server.wait()
+    return result
+
+
+def _sum(result: dict[str, Any]) -> dict[str, float]:
+    summed: dict[str, float] = result["end"]["sum_received"]
+    return summed
+
+
+def _ping(host: LightHost, address: str) -> float:
+    command = ["ping", "-c", str(PINGS), "-i", "0.02", address]
+    output = host.run(command, timeout=PINGS * 0.02 + 30).stdout
+    times = [line.split("time=")[1].split()[0] for line in output.splitlines() if "time=" in line]
+    return statistics.median(map(float, times))
+
+
+def _processor_seconds(pids: Sequence[int]) -> float:
+    """Return user and system time of processes and all their descendants that ended."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += sum(map(int, fields[11:15]))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _line(figures: Figures, bare: Figures) -> str:
+    processor = "" if figures.cpu_s_per_gb is None else f"{figures.cpu_s_per_gb:.1f}"
+    memory = "" if figures.memory_mb is None else f"{figures.memory_mb:.0f}"
+    return (
+        f"{figures.name:<14}{figures.mbit_there:>9.0f}{figures.mbit_back:>9.0f}"
+        f"{figures.packets:>11.0f}{figures.ping_ms:>9.3f}"
+        f"{figures.ping_ms - bare.ping_ms:>9.3f}{processor:>9}{memory:>8}"
+    )
+
+
+def report(found: Sequence[Figures]) -> dict[str, Any]:
+    """Return the figures, and QuicEther's ratio to every other contender, as JSON takes it."""
+    ours = next((each for each in found if each.name == "quicether"), None)
+    ratios = {}
+    for other in found:
+        if ours is None or other is ours:
+            continue
+        ratios[other.name] = {
+            "mbit_there": ours.mbit_there / other.mbit_there,
+            "mbit_back": ours.mbit_back / other.mbit_back,
+            "packets": ours.packets / other.packets,
+        }
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {
+        "measured": when,
+        "processors": os.cpu_count(),
+        "figures": [asdict(each) for each in found],
+        "quicether_by": ratios,
+    }
+
+
+HEADING: Final = (
+    f"{'':<14}{'Mbit/s':>9}{'Mbit/s':>9}{'64-byte':>11}{'ping':>9}{'added':>9}{'CPU s':>9}"
+    f"{'memory':>8}\n"
+    f"{'':<14}{'there':>9}{'back':>9}{'packets/s':>11}{'ms':>9}{'ms':>9}{'per GB':>9}{'MB':>8}"
+)
