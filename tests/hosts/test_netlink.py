@@ -428,3 +428,31 @@ def test_without_cap_net_admin_the_refusal_is_a_sentence(host: LightHost) -> Non
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     said = host.run([*nobody, sys.executable, "-c", program], env=PYTHONPATH).stdout
     assert said == "device quicether0: not permitted; the daemon needs CAP_NET_ADMIN\n"
+
+
+def test_cap_net_admin_alone_is_enough(host: LightHost) -> None:
+    """The daemon is an ordinary user with one capability."""
+    program = (
+        "import asyncio\n"
+        "from ipaddress import ip_interface, ip_network\n"
+        "from quicether.host.desired import FullTunnel, HostConfig\n"
+        "from quicether.host.netlink import NetlinkOwner, clean_leftovers\n"
+        f"full = FullTunnel(mark={FULL.mark}, table={FULL.table}, priority=5200, port=9000)\n"
+        "addresses = (ip_interface('100.64.0.1/32'), ip_interface('fd00::1/128'))\n"
+        "prefixes = (ip_network('10.0.0.0/8'),)\n"
+        "async def main():\n"
+        "    await clean_leftovers()\n"
+        "    owner = NetlinkOwner()\n"
+        "    config = HostConfig('quicether0', 1400, addresses, prefixes, full_tunnel=full)\n"
+        "    await owner.attach(config)\n"
+        "    print(owner.limits, flush=True)\n"
+        "    await owner.remove()\n"
+        "asyncio.run(main())\n"
+    )
+    daemon = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
+              "--bounding-set=-all,+net_admin", "--inh-caps=+net_admin",
+              "--ambient-caps=+net_admin"]  # fmt: skip
+    said = host.run([*daemon, sys.executable, "-c", program], env=PYTHONPATH).stdout
+    assert said == "()\n"
+    assert links(host) == {"lo"}
+    assert rules(host) == []
