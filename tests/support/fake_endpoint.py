@@ -65,6 +65,7 @@ class FakeConnection:
         self.initiated = initiated
         self.max_packet = FAKE_MAX_PACKET
         self.rtt: float | None = FAKE_RTT
+        self.carried_at: float | None = None
         self.unanswered = 0.0
         self.hello: Hello = Hello(node_id=peer.node_id, name=peer.name)
         self.other: FakeConnection
@@ -80,6 +81,7 @@ class FakeConnection:
             self.endpoint.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
         self.sent += fitting
         if fitting:
+            self.carried_at = self.other.carried_at = asyncio.get_running_loop().time()
             self._deliver(lambda far: far.endpoint.events.packets(far, fitting))
 
     def send_message(self, message: Message) -> None:

@@ -97,6 +97,7 @@ class AioquicConnection:
         self._error: QuicEtherError | None = None
         self._reader = MessageReader()
         self._requests = Requests(session, self._serve, node.counters)
+        self._carried_at: float | None = None
 
     # -- endpoint.Connection -----------------------------------------------------------------
 
@@ -139,10 +140,16 @@ class AioquicConnection:
         """Seconds for which an answer of the peer has been due; 0 while none is."""
         return self._session.unanswered(self._node.clock())
 
+    @property
+    def carried_at(self) -> float | None:
+        """When IP packets last went over the connection; see `endpoint.Connection`."""
+        return self._carried_at
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets; see `endpoint.Connection`."""
         if self._state is State.OPEN:
-            self._session.send_packets(packets, self._node.clock())
+            now = self._carried_at = self._node.clock()
+            self._session.send_packets(packets, now)
         else:
             self._node.counters.drop(DropReason.UNREACHABLE, len(packets))
 
@@ -214,6 +221,7 @@ class AioquicConnection:
         """Hand IP packets on once both sides have greeted."""
         if self._state is not State.OPEN:
             return False
+        self._carried_at = self._node.clock()
         self._node.events.packets(self, packets)
         return True
 

@@ -71,6 +71,10 @@ class Connection(Protocol):
         Long before a silent connection is given up it says that the path may be dead.
         """
 
+    @property
+    def carried_at(self) -> float | None:
+        """When IP packets last went over it, either way, in monotonic seconds; None: never."""
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets, each at most `max_packet` bytes, as DATAGRAM frames.
 

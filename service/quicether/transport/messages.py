@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import enum
 import struct
-from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, ClassVar, Final
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     BaseModel,
@@ -27,7 +27,7 @@ from pydantic import (
 
 from quicether import cbor
 from quicether.errors import ProtocolError
-from quicether.model import NodeId, Prefix
+from quicether.model import NodeId, Prefix, UnderlayAddress
 
 PROTOCOL_VERSION: Final = 1
 """Newest version of these messages that this program speaks."""
@@ -163,6 +163,27 @@ class Pong(Message):
     token: _Token
 
 
+class Observed(Message):
+    """Where the sender sees the receiver: IP address and UDP port, as its packets arrive."""
+
+    kind: ClassVar[str] = "observed"
+
+    host: Annotated[bytes, Field(min_length=4, max_length=16)]
+    port: Annotated[int, Field(ge=1, le=65_535)]
+
+    @classmethod
+    def of(cls, remote: UnderlayAddress) -> Self:
+        """Return the message for a receiver at remote."""
+        return cls(host=remote.ip.packed, port=remote.port)
+
+    @property
+    def address(self) -> UnderlayAddress | None:
+        """The address; None where it has neither 4 nor 16 bytes."""
+        if len(self.host) not in (4, 16):
+            return None
+        return UnderlayAddress.of_socket((str(ip_address(self.host)), self.port))
+
+
 class Bye(Message):
     """The sender is about to leave on purpose; reason is for people."""
 
@@ -172,7 +193,7 @@ class Bye(Message):
 
 
 MESSAGES: Final[dict[str, type[Message]]] = {
-    model.kind: model for model in (Hello, Announce, Ping, Pong, Bye)
+    model.kind: model for model in (Hello, Announce, Ping, Pong, Observed, Bye)
 }
 
 

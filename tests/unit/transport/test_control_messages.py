@@ -8,7 +8,7 @@ import pytest
 
 from quicether import cbor
 from quicether.errors import ProtocolError
-from quicether.model import NodeId
+from quicether.model import NodeId, UnderlayAddress
 from quicether.transport.messages import (
     MAX_MESSAGE,
     MAX_PREFIXES,
@@ -17,6 +17,7 @@ from quicether.transport.messages import (
     Hello,
     Message,
     MessageReader,
+    Observed,
     Ping,
     Pong,
     decode,
@@ -42,6 +43,8 @@ SAMPLES: list[Message] = [
     Ping(token=b"1"),
     Pong(token=b"0123456789abcdef"),
     Bye(reason="updating"),
+    Observed.of(UnderlayAddress("203.0.113.9", 9000)),
+    Observed.of(UnderlayAddress("2001:db8::9", 9001)),
 ]
 
 
@@ -119,3 +122,10 @@ def test_a_message_that_is_too_large_is_neither_said_nor_waited_for() -> None:
 def test_versions_overlap_or_do_not() -> None:
     assert Hello(node_id=NODE, name="n", version=7, oldest=1).speaks_our_version
     assert not Hello(node_id=NODE, name="n", version=7, oldest=2).speaks_our_version
+
+
+def test_an_observed_address_of_a_wrong_length_is_none() -> None:
+    assert Observed.of(UnderlayAddress("203.0.113.9", 9000)).address == UnderlayAddress(
+        "203.0.113.9", 9000
+    )
+    assert Observed(host=bytes(5), port=9000).address is None
