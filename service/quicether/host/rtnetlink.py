@@ -9,21 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
-from pathlib import Path
 from typing import Any, Final, Self
 
-from pyroute2 import netns
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 
 from quicether.errors import HostError
 from quicether.host.kernel_state import METRIC, PROTOCOL, KernelRoute, KernelRule
+from quicether.host.namespaces import open_namespace, rtnetlink_socket_in
 from quicether.model import Address, Interface, Prefix
 
 FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -31,7 +29,6 @@ FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _INVERT = 2
 _UNREACHABLE = 7
 _NONE_IF_UNSET = 0xFFFFFFFF
-_NAMESPACES = Path("/run/netns")
 _IPV6_OFF = frozenset((errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT))
 """What the kernel answers where IPv6 is off by sysctl, by boot option or not built in."""
 _NO_WAY = _IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
@@ -83,7 +80,7 @@ class Rtnetlink:
         if namespace is None:
             # No groups: nobody would read the notifications, and they would pile up.
             return cls(AsyncIPRoute(groups=0))
-        return cls(AsyncIPRoute(groups=0, fileno=_socket_in(namespace)))
+        return cls(AsyncIPRoute(groups=0, fileno=rtnetlink_socket_in(namespace)))
 
     def close(self) -> None:
         """Free the socket. Idempotent."""
@@ -179,7 +176,7 @@ class Rtnetlink:
 
     async def move_link(self, index: int, namespace: str) -> None:
         """Move a link into a named network namespace, where it arrives switched off."""
-        descriptor = _open_namespace(namespace)
+        descriptor = open_namespace(namespace)
         try:
             with _asking(f"network namespace {namespace}"):
                 await self._route.link("set", index=index, net_ns_fd=descriptor)
@@ -362,45 +359,3 @@ def _there_is_fine() -> Iterator[None]:
     except NetlinkError as refusal:
         if refusal.code != errno.EEXIST:
             raise
-
-
-def _open_namespace(namespace: str) -> int:
-    try:
-        return os.open(_NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise HostError(
-            f"network namespace {namespace!r} does not exist; `ip netns add {namespace}` makes it"
-        ) from None
-    except OSError as refusal:
-        raise HostError(f"network namespace {namespace!r}: {refusal.strerror}") from refusal
-
-
-def _socket_in(namespace: str) -> int:
-    """Return the descriptor of a rtnetlink socket that lives in a named network namespace.
-
-    A socket belongs for ever to the namespace of the thread that made it, so a thread that ends
-    at once makes it: no other thread changes its namespace, and nothing is forked.
-    """
-    descriptor = _open_namespace(namespace)
-    outcome: list[int | OSError] = []
-
-    def make() -> None:
-        try:
-            netns.setns(descriptor, flags=0, fork=False)
-            made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE)
-            outcome.append(made.detach())
-        except OSError as refusal:
-            outcome.append(refusal)
-
-    thread = threading.Thread(target=make, name=f"enter {namespace}")
-    thread.start()
-    thread.join()
-    os.close(descriptor)
-    if isinstance(outcome[0], int):
-        return outcome[0]
-    if outcome[0].errno == errno.EPERM:
-        raise HostError(
-            f"network namespace {namespace!r} cannot be entered: "
-            "namespace mode needs CAP_SYS_ADMIN beside CAP_NET_ADMIN"
-        )
-    raise HostError(f"network namespace {namespace!r} cannot be entered: {outcome[0]}")
