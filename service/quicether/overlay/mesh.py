@@ -19,7 +19,7 @@ from quicether.dataplane.forwarder import Forwarder
 from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import PacketPolicy, Snapshot
 from quicether.errors import ConfigError, ProtocolError, QuicEtherError, UnreachableError
-from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.model import MIN_IPV6_MTU, Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay import gateways
 from quicether.overlay.dialer import Dialer
 from quicether.overlay.gateways import Forwarding
@@ -33,6 +33,8 @@ from quicether.transport.messages import Announce, Hello, Message, Ping, Pong, R
 
 log = logging.getLogger(__name__)
 
+SIZING_TIME: Final = 0.5
+"""Seconds that a new connection has to find out how large a packet its path carries."""
 HOUSEKEEPING: Final = 0.5
 """Seconds between looks at the ways to peers and at packets held too long."""
 
@@ -194,9 +196,14 @@ class Mesh:
 
     def snapshot(self) -> Snapshot:
         """Return what the data path is to use now."""
-        return self.routes.snapshot(
-            self.peers.connections(), self._policy, forwards=self._forwarding is not None
-        )
+        connections = self.peers.connections()
+        links = {
+            node: connection
+            for node, connection in connections.items()
+            if self._is_sized(node, connection)
+        }
+        forwards = self._forwarding is not None
+        return self.routes.snapshot(connections, links, self._policy, forwards=forwards)
 
     # -- questions ---------------------------------------------------------------------------
 
@@ -245,6 +252,7 @@ class Mesh:
         for connected in self._followers:
             connected(connection)
         self._mark()
+        asyncio.get_running_loop().call_later(SIZING_TIME, self._mark)
 
     def disconnected(self, connection: Connection, reason: str) -> None:
         """Note that a connection is gone; its prefixes stay, as unreachable."""
@@ -304,6 +312,8 @@ class Mesh:
 
     def wanted(self, node: NodeId) -> bool:
         """Connect to a node that a packet wants to go to; True while that is under way."""
+        if self.peers.active(node) is not None:
+            return True
         if self.discovery is not None and self.discovery.locate(node):
             return True
         return any(target.expect == node and target.trying for target in self.peers.targets())
@@ -345,6 +355,16 @@ class Mesh:
         uncovered = self.routes.announced(connection.member, owned, forwards)
         if uncovered:
             self._audit.uncovered(connection.member, uncovered)
+
+    def _is_sized(self, node: NodeId, connection: Connection) -> bool:
+        """Tell whether packets may go over a connection: its path's size is known, or late.
+
+        A path starts at what every path carries and is measured within a round trip or two. A
+        packet that is told that first size makes the kernel keep it for ten minutes.
+        """
+        since = self.peers.since(node)
+        late = since is None or self._clock() - since >= SIZING_TIME
+        return late or connection.max_packet >= MIN_IPV6_MTU
 
     def _whom(self, reference: str | None) -> tuple[NodeId | None, str | None]:
         """Return the one id, or the name or beginning of an id, that a peer has to have."""

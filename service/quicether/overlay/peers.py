@@ -32,6 +32,12 @@ FIRST_DELAY: Final = 0.5
 CONFIGURED_CEILING: Final = 5.0
 """Longest delay, in seconds, between attempts at a peer that a user named."""
 DISCOVERED_CEILING: Final = 60.0
+RETURNING_CEILING: Final = 1.5
+RETURNING_FOR: Final = 600.0
+"""Seconds after the loss of a connection during which the delay stays below RETURNING_CEILING.
+
+A gateway may stand in for that time, and direct is sacred.
+"""
 MAX_TARGETS: Final = 4096
 MAX_CONNECTIONS_PER_NODE: Final = 4
 MAX_ADDRESSES: Final = 8
@@ -55,7 +61,7 @@ class Target:
 
     key: how its owner calls it, unique. expect: the only node accepted there, if known.
     reference: name, or beginning of the id, of the only member accepted there.
-    node: who was found there, once connected.
+    node: who was found there, once connected. lost: when a connection to it was lost last.
     """
 
     key: str
@@ -69,10 +75,16 @@ class Target:
     next_try: float | None = 0.0
     trying: set[UnderlayAddress] = field(default_factory=set)
     error: QuicEtherError | None = None
+    lost: float | None = None
 
-    @property
-    def ceiling(self) -> float:
+    def returns(self, now: float) -> bool:
+        """Tell whether the node was connected a short while ago."""
+        return self.lost is not None and now - self.lost < RETURNING_FOR
+
+    def ceiling(self, now: float) -> float:
         """Longest delay between two attempts, in seconds."""
+        if self.returns(now):
+            return RETURNING_CEILING
         return CONFIGURED_CEILING if self.kind is TargetKind.CONFIGURED else DISCOVERED_CEILING
 
 
@@ -203,10 +215,11 @@ class PeerTable:
         )
 
     def _back_off(self, target: Target, now: float) -> None:
-        if target.kind is TargetKind.DISCOVERED and target.attempts >= GIVE_UP_AFTER:
+        hopeless = target.kind is TargetKind.DISCOVERED and target.attempts >= GIVE_UP_AFTER
+        if hopeless and not target.returns(now):
             target.next_try = None
             return
-        delay = min(FIRST_DELAY * 2 ** max(target.attempts - 1, 0), target.ceiling)
+        delay = min(FIRST_DELAY * 2 ** max(target.attempts - 1, 0), target.ceiling(now))
         target.next_try = now + delay * self._entropy.uniform(0.75, 1.25)
 
     # -- connections -------------------------------------------------------------------------
@@ -271,6 +284,7 @@ class PeerTable:
         for target in self._targets.values():
             if self._is(target, node):
                 target.error = error
+                target.lost = now
                 self._back_off(target, now)
         return True
 

@@ -184,15 +184,23 @@ class OverlayRoutes:
         return self._table.refused
 
     def snapshot(
-        self, links: Mapping[NodeId, Link], policy: PacketPolicy | None, *, forwards: bool
+        self,
+        connected: Iterable[NodeId],
+        links: Mapping[NodeId, Link],
+        policy: PacketPolicy | None,
+        *,
+        forwards: bool,
     ) -> Snapshot:
-        """Return what the data path is to use from now on."""
+        """Return what the data path is to use from now on.
+
+        connected: whose packets are taken. links: over what packets go to those who are ready.
+        """
         fib = self._fib.view
         if self._owners is None:
             self._owners = Owners(fib, dict(self._members), self._me)
         else:
             self._owners = self._owners.with_fib(fib)
-        members = {node: self._members[node] for node in links if node in self._members}
+        members = {node: self._members[node] for node in connected if node in self._members}
         return Snapshot(
             fib=fib,
             links=MappingProxyType(dict(links)),

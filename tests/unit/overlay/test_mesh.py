@@ -296,3 +296,34 @@ def test_a_burst_of_announcements_is_published_once() -> None:
         assert a.hop("192.168.1.9") is not None
 
     play(scene)
+
+
+def test_packets_wait_for_a_path_that_is_not_measured_yet() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        (connection,) = a.endpoint.connections
+        connection.change_path(max_packet=1223)
+        await asyncio.sleep(0)
+        packet = ipv4("100.64.0.1", "192.168.1.9", udp(1, 2, bytes(1300)))
+        a.device.feed(packet)
+        await asyncio.sleep(0)
+        assert (a.device.written, b.device.written) == ([], [])
+        connection.change_path(max_packet=1420)
+        await until(lambda: b.device.written)
+        assert b.device.written == [packet]
+
+    play(scene)
+
+
+def test_a_path_that_stays_small_is_used_all_the_same() -> None:
+    async def scene(a: Node, b: Node) -> None:
+        await join(a, b)
+        (connection,) = a.endpoint.connections
+        connection.change_path(max_packet=1223)
+        packet = ipv4("100.64.0.1", "192.168.1.9", udp(1, 2, b"small"))
+        await asyncio.sleep(0)
+        a.device.feed(packet)
+        await until(lambda: b.device.written)
+        assert b.device.written == [packet]
+
+    play(scene)
