@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -221,6 +222,15 @@ class Node:
         what = f"{self.name}: route {prefix} {'gone' if gone else 'there'}"
         wait_until(there, deadline, what, on_timeout=self.log)
         return time.monotonic() - began
+
+    def wait_for_log(self, pattern: str, deadline: float) -> None:
+        """Wait until what the process logged has a line that the regular expression matches."""
+        wait_until(
+            lambda: re.search(pattern, self._log_path.read_text(errors="backslashreplace")),
+            deadline,
+            f"{self.name} logs {pattern}",
+            on_timeout=self.log,
+        )
 
     # -- the process -------------------------------------------------------------------------
 
