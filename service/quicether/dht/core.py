@@ -15,7 +15,7 @@ from quicether.counters import Counters
 from quicether.dht import messages
 from quicether.dht.buckets import Entry, RoutingTable
 from quicether.dht.contact import Contact
-from quicether.dht.contents import RecordRefused
+from quicether.dht.contents import NODE_TTL, RecordRefused
 from quicether.dht.events import Event, SendRequest
 from quicether.dht.messages import Request, Response
 from quicether.dht.records import Record, Verifier
@@ -52,6 +52,7 @@ class DhtConfig:
     lookup goes on without an answer. retry_lost: how often an evicted contact is tried again.
     lost_for: how long. rate, burst: requests a second, and at once, that a peer may send.
     lease: for how long a watcher is told of changes. quorum: nodes that must give values.
+    longest_ttl: of what is published, beside the bound of its kind.
     """
 
     refresh: float = 900.0
@@ -64,6 +65,7 @@ class DhtConfig:
     limited_peers: int = 1024
     lease: float = 1800.0
     quorum: int = 3
+    longest_ttl: int = NODE_TTL
     store: StoreLimits = field(default_factory=lambda: DEFAULT_LIMITS)
 
 

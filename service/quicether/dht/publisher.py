@@ -176,7 +176,7 @@ class Publisher:
                 self._found(key, place, wires, lookup, at)
 
             Search(self._core, key, found, seeds=place.holders).start(now)
-        life = min((c.max_ttl for c in place.contents.values()), default=None)
+        life = min((self._ttl(c) for c in place.contents.values()), default=None)
         if life is not None:
             self._soon(key, place, now + self._core.spread(min(life / 2, place.early)))
             place.early = min(4 * place.early, NODE_TTL)
@@ -261,11 +261,14 @@ class Publisher:
             self._places.pop(key, None)
 
     def _wires(self, key: int, place: _Place, now: float) -> list[bytes]:
-        wires = [self._seal(slot, c, c.max_ttl, now) for slot, c in place.contents.items()]
+        wires = [self._seal(slot, c, self._ttl(c), now) for slot, c in place.contents.items()]
         wires += [self._seal(slot, c, 0, now) for slot, c in place.leaving.items()]
         for record in self._core.checked(key, wires, now):
             self._keep(key, record, now)
         return wires
+
+    def _ttl(self, content: Content) -> int:
+        return min(content.max_ttl, self._core.config.longest_ttl)
 
     def _seal(self, slot: bytes, content: Content, ttl: int, now: float) -> bytes:
         issued = int(self._core.wall(now) * 1000)
