@@ -28,9 +28,9 @@ class Wanted:
 
 
 def host_config(
-    settings: Settings, member: Member, mesh: Mesh, underlay: Underlay, mtu: int
+    settings: Settings, member: Member, mesh: Mesh, underlay: Underlay, mtu: int, port: int
 ) -> Wanted:
-    """Return what the OS is to have. mtu: of the device, in bytes."""
+    """Return what the OS is to have. mtu: of the device, in bytes. port: of the underlay socket."""
     network, discovery = settings.network, settings.discovery
     choice = RouteChoice(
         automatic=discovery.routes == "auto",
@@ -41,7 +41,14 @@ def host_config(
     found = host_routes(mesh.routes.best(), choice, underlay.connected, peers)
     full = None
     if settings.full_tunnel:
-        full = FullTunnel(UNDERLAY_MARK, FULL_TUNNEL_TABLE, FULL_TUNNEL_PRIORITY)
+        full = FullTunnel(
+            UNDERLAY_MARK,
+            FULL_TUNNEL_TABLE,
+            FULL_TUNNEL_PRIORITY,
+            port=port,
+            lan_access=settings.overlay.lan_access,
+            bypass=settings.overlay.bypass_subnets,
+        )
     config = HostConfig(
         device=network.tun_name,
         mtu=mtu,
@@ -52,7 +59,21 @@ def host_config(
         gateway=_gateway(settings, underlay, peers),
         netns=network.netns,
     )
-    return Wanted(config, found.refusals)
+    return Wanted(config, (*found.refusals, *_exit_problems(mesh)))
+
+
+def _exit_problems(mesh: Mesh) -> list[str]:
+    """Say what the default gateway does not do for us, once it is connected."""
+    node = mesh.routes.default_gateway
+    member = None if node is None else mesh.routes.member(node)
+    if node is None or member is None or mesh.peers.active(node) is None:
+        return []
+    return [
+        f"default-gateway: {member.name} does not forward IPv{version} to the internet; for that "
+        f"it needs role = gateway and forward-subnets with {everything}"
+        for version, everything in ((4, "0.0.0.0/0"), (6, "::/0"))
+        if not mesh.routes.is_exit(node, version)
+    ]
 
 
 def _gateway(settings: Settings, underlay: Underlay, peers: list[Address]) -> Address | None:

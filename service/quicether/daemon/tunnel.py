@@ -323,7 +323,12 @@ class Tunnel:
     def _desired(self) -> HostConfig:
         """Return what the OS is to have now, and note what was refused."""
         found = host_config(
-            self.settings, self._identity.member, self._mesh, self._underlay, self._mtu()
+            self.settings,
+            self._identity.member,
+            self._mesh,
+            self._underlay,
+            self._mtu(),
+            self.listen_port,
         )
         self.refusals = (*found.refusals, *self._mesh.offers.refusals)
         return found.config

@@ -26,6 +26,8 @@ class FullTunnel:
     mark: fwmark of every underlay socket. table: routing table that holds the default route.
     priority: of the first of three rules: what our own port sends and gets stays outside (port);
     routes more special than default count; all that bears no mark goes to the table.
+    lan_access: those more special routes, which keep local networks local. bypass: what stays
+    outside besides, whatever route leads there.
     port: UDP port of the underlay socket, None where it changes. A strict rp_filter asks for the
     way back of each packet that arrives, and that question bears no mark (src_valid_mark does
     not change it): without this rule it drops every answer of a peer.
@@ -37,6 +39,8 @@ class FullTunnel:
     ipv4: bool = True
     ipv6: bool = True
     port: int | None = None
+    lan_access: bool = True
+    bypass: tuple[Prefix, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

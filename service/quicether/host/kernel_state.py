@@ -37,7 +37,7 @@ class KernelRule:
 
     mark: None matches every packet, else all packets that do not bear it.
     suppress_default: a match on a default route of the table does not count.
-    source_port: only UDP packets from it match.
+    source_port: only UDP packets from it match. destination: only packets to it match.
     """
 
     version: int
@@ -46,6 +46,7 @@ class KernelRule:
     mark: int | None = None
     suppress_default: bool = False
     source_port: int | None = None
+    destination: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +122,22 @@ def wanted(config: HostConfig, *, addressing: bool, ipv6: bool) -> Wanted:
 def full_tunnel_rules(full: FullTunnel, versions: Iterable[int]) -> frozenset[KernelRule]:
     """Return the rules that send all but our own packets into the tunnel.
 
-    In order: our own port stays outside, which the kernel's reverse path check needs to see;
-    every route of the main table counts that is no default route, so that local networks stay
-    local; what is left and does not bear the mark goes to the table.
+    In order: our own port stays outside, which the kernel's reverse path check needs to see, and
+    so does what bypasses the tunnel; every route of the main table counts that is no default
+    route, so that local networks stay local; what is left and does not bear the mark goes to the
+    table.
     """
     rules: set[KernelRule] = set()
     for version in versions:
         if full.port is not None:
             rules.add(KernelRule(version, full.priority, MAIN_TABLE, source_port=full.port))
-        rules.add(KernelRule(version, full.priority + 1, MAIN_TABLE, suppress_default=True))
+        rules |= {
+            KernelRule(version, full.priority, MAIN_TABLE, destination=prefix)
+            for prefix in full.bypass
+            if prefix.version == version
+        }
+        if full.lan_access:
+            rules.add(KernelRule(version, full.priority + 1, MAIN_TABLE, suppress_default=True))
         rules.add(KernelRule(version, full.priority + 2, full.table, mark=full.mark))
     return frozenset(rules)
 
@@ -174,8 +182,8 @@ def orphans(rules: Iterable[KernelRule], routes: Iterable[KernelRoute]) -> Kerne
     )
 
 
-def _rule_order(rule: KernelRule) -> tuple[int, int]:
-    return rule.version, rule.priority
+def _rule_order(rule: KernelRule) -> tuple[int, int, str]:
+    return rule.version, rule.priority, str(rule.destination or "")
 
 
 def _route_order(route: KernelRoute) -> tuple[int, int, bytes, int]:

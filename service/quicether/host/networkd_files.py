@@ -95,6 +95,8 @@ def _rule(rule: KernelRule) -> _Section:
         entries += [("FirewallMark", rule.mark), ("InvertRule", "yes")]
     if rule.suppress_default:
         entries.append(("SuppressPrefixLength", 0))
+    if rule.destination is not None:
+        entries.append(("To", rule.destination))
     if rule.source_port is not None:
         entries += [("IPProtocol", "udp"), ("SourcePort", rule.source_port)]
     return "RoutingPolicyRule", entries
@@ -117,5 +119,5 @@ def _route_order(route: KernelRoute) -> tuple[int, int, bytes, int]:
     return prefix.version, route.table, prefix.network_address.packed, prefix.prefixlen
 
 
-def _rule_order(rule: KernelRule) -> tuple[int, int]:
-    return rule.version, rule.priority
+def _rule_order(rule: KernelRule) -> tuple[int, int, str]:
+    return rule.version, rule.priority, str(rule.destination or "")

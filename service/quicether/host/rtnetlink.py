@@ -259,6 +259,7 @@ class Rtnetlink:
                             message.get_attr("FRA_FWMARK"),
                             suppress is not None and suppress != _NONE_IF_UNSET,
                             _port_of(message),
+                            _destination_of(message),
                         )
                         found.add(rule)
         return frozenset(found)
@@ -298,6 +299,8 @@ def _rule_fields(rule: KernelRule) -> dict[str, Any]:
         fields |= {"fwmark": rule.mark, "flags": _INVERT}
     if rule.suppress_default:
         fields["suppress_prefixlen"] = 0
+    if rule.destination is not None:
+        fields["dst"] = str(rule.destination)
     if rule.source_port is not None:
         fields |= {
             "ip_proto": socket.IPPROTO_UDP,
@@ -309,6 +312,11 @@ def _rule_fields(rule: KernelRule) -> dict[str, Any]:
 def _port_of(rule: Any) -> int | None:
     ports = rule.get_attr("FRA_SPORT_RANGE")
     return None if ports is None else int(ports.partition(":")[0])
+
+
+def _destination_of(rule: Any) -> Prefix | None:
+    found = rule.get_attr("FRA_DST")
+    return None if found is None else ip_network((found, rule["dst_len"]))
 
 
 def _interface_of(message: Any) -> Interface:
