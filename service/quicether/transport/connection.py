@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds from the first packet to the peer's Hello."""
+FIRST_ANSWER: Final = 2.5
+"""Seconds after which an address that sent nothing at all counts as unreachable."""
 MAX_CONTROL_BACKLOG: Final = 8 * messages.MAX_MESSAGE
 """Bytes on the control stream that the peer may leave unacknowledged."""
 RECHECK: Final = 60.0
@@ -86,7 +88,8 @@ class AioquicConnection:
         target: the address asked for, None on an accepted connection. expect: the only node that
         will do there.
         """
-        self.deadline: float | None = node.clock() + HANDSHAKE_TIMEOUT
+        self._given_up_at = node.clock() + HANDSHAKE_TIMEOUT
+        self.deadline: float | None = min(self._given_up_at, node.clock() + FIRST_ANSWER)
         self._session = session
         self._node = node
         self._target = target
@@ -233,8 +236,11 @@ class AioquicConnection:
     def on_deadline(self, now: float) -> None:
         """Give up a handshake that takes too long, or a peer whose certificate has expired."""
         if self._state in (State.HANDSHAKE, State.GREETING):
-            error = UnreachableError(f"no answer within {HANDSHAKE_TIMEOUT:g} s")
-            self._fail(CloseCode.DONE, error)
+            if now < self._given_up_at and self._session.heard:
+                self.deadline = self._given_up_at
+                return
+            silence = FIRST_ANSWER if now < self._given_up_at else HANDSHAKE_TIMEOUT
+            self._fail(CloseCode.DONE, UnreachableError(f"no answer within {silence:g} s"))
         else:
             self._watch_expiry(now)
 

@@ -59,6 +59,8 @@ class Session:
         self.scheduled: float | None = None
         self.accepted = False
         """Whether the peer's certificate was accepted; bounds what may come before."""
+        self.heard = False
+        """Whether the peer sent anything that could be opened."""
         self._carrier = carrier
         self._path = Path(
             engine,
@@ -185,6 +187,7 @@ class Session:
             self.close(CloseCode.PROTOCOL, "internal error", now)
             return
         if authentic:
+            self.heard = True
             self._watch.heard(now)
             self._path.heard()
             if not self.initiated:

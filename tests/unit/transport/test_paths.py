@@ -187,7 +187,7 @@ def test_a_dead_path_is_noticed_sooner_when_the_network_changed() -> None:
 
 
 def test_nobody_there_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quicether.transport.connection.HANDSHAKE_TIMEOUT", 1.0)
+    monkeypatch.setattr("quicether.transport.connection.FIRST_ANSWER", 1.0)
 
     async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
         relay.max_size = 0
