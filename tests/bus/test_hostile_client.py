@@ -30,7 +30,9 @@ from support.private_bus import PrivateBus, connection
 
 ERROR = "org.freedesktop.DBus.Error."
 TURN = 1.0
-"""Seconds that the event loop, and so the data path, may be held up under attack."""
+"""Seconds of processor time that one turn of the event loop, and so the data path's wait, may
+take under attack; other programs of a busy machine do not count."""
+DEADLINE = 30.0
 
 
 class Bench:
@@ -48,11 +50,11 @@ class Bench:
         assert self.longest_turn < TURN
 
     async def measure(self) -> None:
-        """Keep the longest time between two turns of the loop."""
-        before = time.perf_counter()
+        """Keep the most processor time that was spent between two ticks."""
+        before = time.process_time()
         while True:
-            await asyncio.sleep(0)
-            now = time.perf_counter()
+            await asyncio.sleep(0.005)
+            now = time.process_time()
             self.longest_turn = max(self.longest_turn, now - before)
             before = now
 
@@ -118,7 +120,7 @@ async def answers(bus: MessageBus, *messages: Message | bytes) -> list[Message]:
         )
         bus._method_return_handlers[serial] = partial(_answered, answer)
     await send_raw(bus, *messages)
-    return await asyncio.wait_for(asyncio.gather(*waiting), 60)
+    return await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE)
 
 
 def _answered(answer: asyncio.Future[Message], reply: Message | None, error: object) -> None:
@@ -155,13 +157,22 @@ def test_a_thousand_calls_at_once_get_answers_or_a_refusal() -> None:
 
 def test_others_are_answered_while_a_client_floods() -> None:
     async def test(it: Bench) -> None:
+        over = False
+
+        async def flood(hostile: MessageBus) -> int:
+            rounds = 0
+            while not over:
+                await answers(hostile, *(get_peers(hostile) for _ in range(64)))
+                rounds += 1
+            return rounds
+
         async with connection(it.address) as hostile:
-            calls = [get_peers(hostile) for _ in range(1000)]
-            flood = asyncio.ensure_future(answers(hostile, *calls))
-            await asyncio.sleep(0)
-            while not flood.done():
-                await asyncio.wait_for(it.still_works(), 2)
-            await flood
+            flooding = asyncio.ensure_future(flood(hostile))
+            for _ in range(3):
+                await asyncio.wait_for(it.still_works(), DEADLINE)
+            assert not flooding.done()
+            over = True
+            assert await flooding >= 1
 
     run(test)
 
@@ -195,7 +206,7 @@ def test_huge_arguments_are_not_even_parsed() -> None:
         huge = {f"{number:020}": "x" for number in range(500_000)}
         async with connection(it.address) as hostile:
             data = bytes(up(hostile, huge, {})._marshall())
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.05)  # a tick, which counts the marshalling
             it.longest_turn = 0.0
             (reply,) = await answers(hostile, data)
         assert reply.error_name == f"{ERROR}InvalidArgs"

@@ -101,6 +101,7 @@ TUNNEL: Final = Interface(
             (Arg("peers", "aa{sv}"),),
             Action.STATUS,
             f"Returns at most count peers (and at most {LIST_LIMIT}) from the start-th on.",
+            large=True,
         ),
         Method(
             "ListRoutes",
@@ -108,6 +109,7 @@ TUNNEL: Final = Interface(
             (Arg("routes", "aa{sv}"),),
             Action.STATUS,
             f"Returns at most count routes (and at most {LIST_LIMIT}) from the start-th on.",
+            large=True,
         ),
     ),
     properties=(
@@ -171,6 +173,7 @@ PROPERTIES: Final = Interface(
             (Arg("value", "v"),),
             Action.STATUS,
             "Returns one property.",
+            large=True,
         ),
         Method(
             "GetAll",
@@ -178,6 +181,7 @@ PROPERTIES: Final = Interface(
             (Arg("properties", "a{sv}"),),
             Action.STATUS,
             "Returns all properties of an interface.",
+            large=True,
         ),
         Method(
             "Set",
@@ -206,6 +210,7 @@ OBJECT_MANAGER: Final = Interface(
             (Arg("objects", "a{oa{sa{sv}}}"),),
             Action.STATUS,
             "Returns every tunnel with its properties.",
+            large=True,
         ),
     ),
     signals=(

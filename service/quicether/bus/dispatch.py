@@ -101,6 +101,8 @@ class Dispatcher:
         self._running: dict[asyncio.Task[None], str] = {}
         self._committed: set[asyncio.Task[None]] = set()
         self._of_sender: Counter[str] = Counter()
+        self._turn = asyncio.Lock()
+        self._turn_of_sender: dict[str, asyncio.Lock] = {}
         self.refused = 0
         """Calls turned away because too many were waiting."""
 
@@ -123,6 +125,7 @@ class Dispatcher:
         self._of_sender[sender] -= 1
         if not self._of_sender[sender]:
             del self._of_sender[sender]
+            self._turn_of_sender.pop(sender, None)
 
     def vanished(self, name: str) -> None:
         """Cancel the questions of a caller that left the bus; what changes things goes on."""
@@ -162,6 +165,22 @@ class Dispatcher:
         await self._authority.check(caller.name, method.action, interactive)
         if method.action is not Action.STATUS and (task := asyncio.current_task()) is not None:
             self._committed.add(task)
+        if not method.large:
+            return await self._run(method, run, call, caller)
+        # Senders take turns, however many calls each of them has waiting.
+        own_turn = self._turn_of_sender.setdefault(caller.name, asyncio.Lock())
+        async with own_turn, self._turn:
+            answer = await self._run(method, run, call, caller)
+            await asyncio.sleep(0)
+            return answer
+
+    async def _run(
+        self,
+        method: Method,
+        run: Callable[[list[Any], Caller], Any],
+        call: Call,
+        caller: Caller,
+    ) -> tuple[str, list[Any]]:
         result = await run([decode(argument) for argument in call.body], caller)
         body = [
             encode(arg.signature, found) for arg, found in zip(method.gives, result, strict=True)

@@ -41,13 +41,18 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method. action: what polkit is asked before it runs."""
+    """A method.
+
+    action: what polkit is asked before it runs. large: its answer comes from memory and may be
+    large, so that only one of its kind is built in a turn of the event loop.
+    """
 
     name: str
     takes: tuple[Arg, ...]
     gives: tuple[Arg, ...]
     action: Action
     doc: str
+    large: bool = False
 
     @property
     def signature(self) -> str:
