@@ -119,10 +119,13 @@ def _start(
         activation = activations(store.name)[0]
         activation.add()
         answer["next"] = activation.command
-        if arguments.no_up:
+        # Brought up again, a tunnel that is up would only lose its connections.
+        up = membership.reload_tunnels(store.name)
+        if arguments.no_up and not up:
             lines.append(f"{activation.what} is ready. Next: {activation.command}")
             return None
-        activation.up()
+        if not up:
+            activation.up()
     except HostError as error:
         reason = membership.last_failure(store.name)
         return error if reason is None else HostError(f"the tunnel did not come up: {reason}")
