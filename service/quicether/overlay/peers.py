@@ -50,9 +50,18 @@ class TargetKind(enum.Enum):
     CONFIGURED = "configured"
     DISCOVERED = "discovered"
     """Given up after `GIVE_UP_AFTER` attempts; wanted again when a packet asks for it."""
+    BOOTSTRAP = "bootstrap"
+    """An address where any member helps; tried until somebody is found, there or elsewhere."""
+    CONTACT = "contact"
+    """Wanted for a question of the DHT; tried once."""
 
 
 GIVE_UP_AFTER: Final = 6
+_AWAITED: Final = (TargetKind.CONFIGURED, TargetKind.BOOTSTRAP)
+"""What a tunnel that comes up waits for, and does not tire of."""
+_TO_PACKETS: Final = (TargetKind.CONFIGURED, TargetKind.DISCOVERED)
+"""What is wanted for its packets, so that its return matters at once."""
+_ATTEMPTS: Final = {TargetKind.DISCOVERED: GIVE_UP_AFTER, TargetKind.CONTACT: 1}
 
 
 @dataclass(slots=True)
@@ -85,7 +94,7 @@ class Target:
         """Longest delay between two attempts, in seconds."""
         if self.returns(now):
             return RETURNING_CEILING
-        return CONFIGURED_CEILING if self.kind is TargetKind.CONFIGURED else DISCOVERED_CEILING
+        return CONFIGURED_CEILING if self.kind in _AWAITED else DISCOVERED_CEILING
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +136,11 @@ class PeerTable:
         *,
         expect: NodeId | None = None,
         reference: str | None = None,
+        more: bool = False,
     ) -> Target:
         """Add a target, or give a known one new locations; it is tried at once when idle.
 
+        more: the locations come behind those that are known, instead of in their place.
         Raises ConfigError: there are MAX_TARGETS of them already.
         """
         target = self._targets.get(key)
@@ -138,7 +149,10 @@ class PeerTable:
                 raise ConfigError(f"peer {key}: at most {MAX_TARGETS} peers are kept")
             target = Target(key, (), kind, expect, reference)
             self._targets[key] = target
-        fresh = tuple(dict.fromkeys(locations))[:MAX_ADDRESSES]
+        if target.kind is TargetKind.CONTACT:
+            target.kind = kind
+        known = target.locations if more else ()
+        fresh = tuple(dict.fromkeys((*known, *locations)))[:MAX_ADDRESSES]
         moved = fresh != target.locations
         target.locations = fresh
         idle = not target.trying and self._connection_of(target) is None
@@ -150,6 +164,28 @@ class PeerTable:
     def forget(self, key: str) -> None:
         """Drop a target; its live connections stay until someone closes them."""
         self._targets.pop(key, None)
+
+    def forget_spent(self, *, found_somebody: bool) -> None:
+        """Drop the targets that are neither connected nor tried any more.
+
+        found_somebody: then bootstrap addresses that did not answer are dropped too.
+        """
+        for key, target in list(self._targets.items()):
+            if target.kind is TargetKind.CONFIGURED or target.trying:
+                continue
+            if target.kind is TargetKind.BOOTSTRAP:
+                spent = found_somebody and target.outcomes > 0
+            else:
+                spent = target.next_try is None and target.outcomes > 0
+            if spent and self._connection_of(target) is None:
+                del self._targets[key]
+
+    def is_configured(self, node: NodeId) -> bool:
+        """Tell whether a user named a node as a peer."""
+        return any(
+            target.kind is TargetKind.CONFIGURED and self._is(target, node)
+            for target in self._targets.values()
+        )
 
     def targets(self) -> tuple[Target, ...]:
         """Return every target, in the order they were added."""
@@ -207,15 +243,13 @@ class PeerTable:
                 target.next_try = now
 
     def settled(self) -> bool:
-        """Tell whether each configured target has been found or has failed once."""
+        """Tell whether each configured or bootstrap target has been found or has failed once."""
         return all(
-            target.outcomes > 0
-            for target in self._targets.values()
-            if target.kind is TargetKind.CONFIGURED
+            target.outcomes > 0 for target in self._targets.values() if target.kind in _AWAITED
         )
 
     def _back_off(self, target: Target, now: float) -> None:
-        hopeless = target.kind is TargetKind.DISCOVERED and target.attempts >= GIVE_UP_AFTER
+        hopeless = target.attempts >= _ATTEMPTS.get(target.kind, target.attempts + 1)
         if hopeless and not target.returns(now):
             target.next_try = None
             return
@@ -284,7 +318,7 @@ class PeerTable:
         for target in self._targets.values():
             if self._is(target, node):
                 target.error = error
-                target.lost = now
+                target.lost = now if target.kind in _TO_PACKETS else None
                 self._back_off(target, now)
         return True
 

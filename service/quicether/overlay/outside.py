@@ -1,0 +1,76 @@
+"""Which addresses can carry the overlay: those that are reached without it. Pure.
+
+A peer at an address inside the overlay would be spoken to through the tunnel that the
+conversation is for, and every packet would chase its own tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv6Address, IPv6Network, ip_network
+from typing import Final
+
+from quicether.config.values import OVERLAY_IPV4, HostPort
+from quicether.model import Address, Member, Prefix, UnderlayAddress, host_prefix
+
+_UNIQUE_LOCAL: Final = IPv6Network("fd00::/8")
+_NETWORK_BITS: Final = 48
+"""Length of a network's own unique local prefix."""
+
+
+class Outside:
+    """Tells what is outside the overlay: neither an overlay address nor routed into the device."""
+
+    def __init__(self, me: Member) -> None:
+        self.ranges: Final = overlay_ranges(me)
+        self._routed: frozenset[Prefix] = frozenset(self.ranges)
+        self._lengths: dict[int, tuple[int, ...]] = {}
+        self.route(())
+
+    def route(self, prefixes: Iterable[Prefix]) -> None:
+        """Take what the OS routes to the device, in place of earlier."""
+        routed = frozenset((*self.ranges, *prefixes))
+        if routed != self._routed or not self._lengths:
+            self._routed = routed
+            self._lengths = {
+                version: tuple({p.prefixlen for p in routed if p.version == version})
+                for version in (4, 6)
+            }
+
+    def holds(self, address: Address) -> bool:
+        """Tell whether a peer can be spoken to at an address."""
+        if address.is_multicast or address.is_unspecified:
+            return False
+        host = host_prefix(address)
+        return not any(
+            host.supernet(new_prefix=length) in self._routed
+            for length in self._lengths[address.version]
+        )
+
+
+def locations_of(endpoints: Iterable[UnderlayAddress]) -> list[HostPort]:
+    """Return those endpoints that another machine can be at, as the peer table takes them."""
+    return [
+        HostPort(endpoint.host, endpoint.port)
+        for endpoint in dict.fromkeys(endpoints)
+        if endpoint.port and _can_be_anothers(endpoint.ip)
+    ]
+
+
+def _can_be_anothers(address: Address) -> bool:
+    return not (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    )
+
+
+def overlay_ranges(me: Member) -> tuple[Prefix, ...]:
+    """Return the blocks that the addresses of all members lie in."""
+    unique_local = [
+        ip_network((address, _NETWORK_BITS), strict=False)
+        for address in me.addresses
+        if isinstance(address, IPv6Address) and address in _UNIQUE_LOCAL
+    ]
+    return (OVERLAY_IPV4, *dict.fromkeys(unique_local))
