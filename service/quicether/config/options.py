@@ -296,6 +296,15 @@ _ALL: Final = (
         flag="--dns-domain",
     ),
     _option(
+        "names",
+        "network",
+        Kind.CHOICE,
+        "auto",
+        "Answer for NODE.NETWORK.quicether, and tell the host's resolver so where it can ask "
+        "different servers for different domains (systemd-resolved, dnsmasq).",
+        choices=("auto", "off"),
+    ),
+    _option(
         "policy-file",
         "security",
         Kind.PATH,

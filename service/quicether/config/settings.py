@@ -47,6 +47,13 @@ class Link(StrEnum):
     NETLINK = "netlink"
 
 
+class Names(StrEnum):
+    """Whether a tunnel answers for the names of its network's nodes."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 class LogLevel(StrEnum):
     """Least important message that is logged."""
 
@@ -109,6 +116,7 @@ class NetworkSettings(_Section):
     link: Annotated[Link, _word(Link)] = Link.AUTO
     dns: Addresses = ()
     dns_domains: Annotated[tuple[str, ...], _by(values.items(values.domain))] = ()
+    names: Annotated[Names, _word(Names)] = Names.AUTO
 
 
 class DiscoverySettings(_Section):
