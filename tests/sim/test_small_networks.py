@@ -278,3 +278,14 @@ def test_a_forged_record_is_counted_and_not_kept() -> None:
     )
     assert answer == messages.Stored((messages.StoreResult.REFUSED,))
     assert lab.network.counters.drops[DropReason.RECORD_SIGNATURE] == 1
+
+
+def test_one_dead_peer_does_not_make_an_idle_network_join_again_and_again() -> None:
+    lab = Lab(6)
+    lab.wait(1200.0)
+    lab.network.kill(lab.nodes[5])
+    lab.wait(3600.0)
+    before = lab.network.requests
+    lab.wait(3600.0)
+    assert (lab.network.requests - before) / 5 < 150
+    assert all(lab.nodes[5].contact not in node.machine.contacts() for node in lab.nodes[:5])

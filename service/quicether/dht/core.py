@@ -40,6 +40,8 @@ MAX_LOST: Final = 32
 """Evicted contacts that are tried again now and then."""
 RETURNS: Final = 3
 """So many of them that return mean that the network was in two, not that one node was away."""
+WITNESSES: Final = 3
+"""So many others are asked when the silence of one may be our own."""
 ALONE_AFTER: Final = 60.0
 """Who heard nobody for so many seconds does not blame the silence on the others."""
 
@@ -114,6 +116,7 @@ class Core:
         "_returned",
         "_timer_count",
         "_timers",
+        "_witnesses",
         "clock_offset",
         "config",
         "counters",
@@ -162,6 +165,7 @@ class Core:
         self._lost: OrderedDict[int, tuple[Contact, float]] | None = None
         self._lost_swept = 0.0
         self._returned = 0
+        self._witnesses = 0
 
     # -- time ------------------------------------------------------------------------------
 
@@ -262,15 +266,33 @@ class Core:
         entry = self.table.get(key)
         if entry is not None and self._heard < since - ALONE_AFTER:
             # It may be our own uplink. Mark it, keep asking, evict nobody.
-            self._alone = True
             entry.failures = max(1, entry.failures)
-            self._retry_in(self.RETRY[-1], entry, now)
+            self._retry_in(self.RETRY[-1 if self._alone else 0], entry, now)
+            self._doubt(now)
             return
         evicted = self.table.failed(key, now)
         if evicted is not None:
             self._lose(evicted, now)
         elif entry is not None:
             self._retry_in(self.RETRY[min(entry.failures, len(self.RETRY)) - 1], entry, now)
+
+    def _doubt(self, now: float) -> None:
+        """Ask those who were heard last whether it is us who are cut off."""
+        if self._alone or self._witnesses:
+            return
+        live = sorted((e for e in self.table if not e.failures), key=lambda entry: -entry.seen)
+        self._alone = not live
+        for entry in live[:WITNESSES]:
+            self._witnesses += 1
+            self.ask(entry.contact, messages.Ping(), now, self._vouched, self._unvouched)
+
+    def _vouched(self, _answer: object, _now: float) -> None:
+        self._witnesses -= 1
+
+    def _unvouched(self, now: float) -> None:
+        self._witnesses -= 1
+        if not self._witnesses and self._heard < now - ALONE_AFTER:
+            self._alone = True
 
     def _lose(self, contact: Contact, now: float) -> None:
         if self._lost is None:
