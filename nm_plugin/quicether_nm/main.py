@@ -15,9 +15,9 @@ from dbus_next.constants import BusType, NameFlag, RequestNameReply
 from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 
 from quicether.errors import HostError, QuicEtherError
+from quicether.journal import JournalHandler, start_logging
 from quicether_nm.busclient import watch_name
 from quicether_nm.interface import BUS_NAME, PluginInterface, send_signal
-from quicether_nm.journal import JournalHandler, start_logging
 from quicether_nm.plugin import Plugin
 from quicether_nm.service import Service
 from quicether_nm.states import State
@@ -33,7 +33,9 @@ us, and it starts a process of its own for the next connection."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until NetworkManager has no more use for us; return the exit status."""
     options = _parser().parse_args(arguments)
-    journal = start_logging(debug=options.debug)
+    journal = start_logging(
+        "nm-quicether-service", logging.DEBUG if options.debug else logging.INFO
+    )
     try:
         asyncio.run(_serve(options.bus_name, journal, persist=options.persist))
     except QuicEtherError as error:
@@ -77,7 +79,7 @@ async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool
 
     def on_profile(uuid: str) -> None:
         if journal is not None:
-            journal.connection = uuid
+            journal.fields["NM_CONNECTION"] = uuid
 
     service = Service(bus)
     plugin = Plugin(

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "quicether"
 PLUGIN = ROOT / "nm_plugin" / "quicether_nm"
 
-FOUNDATION = {"__version__", "model", "errors", "counters", "cbor"}
+FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal"}
 KNOWLEDGE = {"identity", "dht", "routing", "policy", "config"}
 # A room may import the foundation, itself, and what stands here. dataplane's pure files are
 # known by their full name because the policy reads packets too.
 MAY_IMPORT: dict[str, set[str]] = {
     "model": set(),
+    "journal": set(),
     "errors": set(),
     "counters": set(),
     "cbor": set(),

@@ -12,27 +12,27 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from quicether.bus.contract import LinkOwnerName
+from quicether.bus.contract import DEFAULT_TUNNEL, LinkOwnerName
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
 from quicether.config.load import load, stored_file
 from quicether.config.settings import Settings
-from quicether.daemon.links import link_owner
+from quicether.daemon.links import Links
 from quicether.daemon.tunnel import Tunnel
 from quicether.errors import ConfigError, HostError, QuicEtherError
 from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
+from quicether.journal import ABOUT
 
 log = logging.getLogger(__name__)
 
 MAX_TUNNELS: Final = 64
 MAX_FAILURES: Final = 64
-DEFAULT_TUNNEL: Final = "quicether"
-"""The tunnel of /etc/quicether/config.toml."""
 
 
 class Tunnels:
-    """All tunnels of this machine."""
+    """All tunnels of this machine. links: who may own their links; netlink where it is None."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: Links | None = None) -> None:
+        self._links = links or Links()
         self._tunnels: dict[str, Tunnel] = {}
         self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -57,6 +57,7 @@ class Tunnels:
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
         """Bring a tunnel up. Raises a QuicEtherError, which `failures` then shows."""
         async with self._lock(name):
+            ABOUT.set({"QUICETHER_TUNNEL": name})
             present = self._tunnels.get(name)
             if present is not None:
                 if self._wanted[name] == (dict(options), request):
@@ -101,13 +102,19 @@ class Tunnels:
             raise NoSuchTunnelError(f"tunnel {name} is not up")
         return await tunnel.renew()
 
+    async def clean(self) -> None:
+        """Take away what a crashed daemon left and no tunnel adopts. For the start; takes long."""
+        await self._links.clean(
+            lambda: {tunnel.settings.network.tun_name for tunnel in self._tunnels.values()}
+        )
+
     async def close(self) -> None:
         """Take everything down."""
         await asyncio.gather(*(self._stop(tunnel) for tunnel in tuple(self._tunnels.values())))
 
     async def _start(self, name: str, options: Mapping[str, str], request: UpRequest) -> Tunnel:
         if len(self._tunnels) >= MAX_TUNNELS:
-            raise ConfigError(f"tunnel {name}: {MAX_TUNNELS} tunnels are up, which is the most")
+            raise ConfigError(f"{MAX_TUNNELS} tunnels are up, which is the most")
         settings, network = _settle(name, options, request)
         for other in self._tunnels.values():
             if other.settings.network.tun_name == settings.network.tun_name:
@@ -116,8 +123,13 @@ class Tunnels:
                     "choose another name"
                 )
         identity = _identity(network, settings)
-        owner = request.owner or LinkOwnerName(settings.network.link)
-        link = await link_owner(owner)
+        network_settings = settings.network
+        link = await self._links.choose(
+            request.owner,
+            LinkOwnerName(network_settings.link),
+            network_settings.tun_name,
+            network_settings.netns,
+        )
         tunnel = Tunnel(name, settings, identity, link, lambda: self._changed(), self._lost)
         self._tunnels[name] = tunnel
         try:
@@ -126,6 +138,7 @@ class Tunnels:
             del self._tunnels[name]
             raise
         log.info("tunnel %s is up as %s (%s)", name, tunnel.node_name, tunnel.node_id)
+        log.info("tunnel %s: its link is owned by %s: %s", name, tunnel.link, tunnel.link_reason)
         return tunnel
 
     def _lost(self, tunnel: Tunnel, error: HostError) -> None:
@@ -177,7 +190,7 @@ def _settle(name: str, options: Mapping[str, str], request: UpRequest) -> tuple[
         network = known[0]
     if network is None:
         if not options and not stored.exists():
-            raise NoSuchTunnelError(f"tunnel {name}: there is no {stored}, and no network {name}")
+            raise NoSuchTunnelError(f"there is no {stored}, and no network {name}")
         raise ConfigError(
             f"network: which one is meant? This machine knows {', '.join(known) or 'none'}; "
             "make one with `quicether network create NAME`, or join one"

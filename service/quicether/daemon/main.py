@@ -10,10 +10,14 @@ import sys
 from typing import Final
 
 from quicether import __version__
+from quicether.bus.api import ACCEPTED_SIGNATURES
+from quicether.bus.connection import BusConnection
 from quicether.bus.service import BusService
 from quicether.daemon import systemd
 from quicether.daemon.controller import Tunnels
+from quicether.daemon.links import Links
 from quicether.errors import QuicEtherError
+from quicether.journal import start_logging
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +30,15 @@ async def run() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    tunnels = Tunnels()
-    service = BusService(tunnels, __version__)
+    bus = BusConnection(ACCEPTED_SIGNATURES)
+    tunnels = Tunnels(Links(bus))
+    service = BusService(tunnels, __version__, connection=bus)
     watchdog = loop.create_task(systemd.watchdog())
     stopping = loop.create_task(stop.wait())
+    cleaning: asyncio.Task[None] | None = None
     try:
         await service.open()
+        cleaning = loop.create_task(tunnels.clean())
         systemd.notify("READY=1")
         closed = loop.create_task(service.wait_closed())
         await asyncio.wait({stopping, closed}, return_when=asyncio.FIRST_COMPLETED)
@@ -43,19 +50,22 @@ async def run() -> None:
         systemd.notify("STOPPING=1")
         watchdog.cancel()
         stopping.cancel()
+        if cleaning is not None:
+            cleaning.cancel()
         await tunnels.close()
         await service.close()
 
 
 def main() -> int:
     """Run the service; return the exit status: 0 stopped, 1 failed."""
-    logging.basicConfig(
-        level=os.environ.get(LEVEL_VARIABLE, "INFO").upper(),
-        handlers=[systemd.log_handler()],
-    )
+    level = os.environ.get(LEVEL_VARIABLE, "info").upper()
+    if level not in logging.getLevelNamesMapping():
+        print(f"{LEVEL_VARIABLE}: {level} is no level; write debug, info, warning or error")
+        return 1
+    start_logging("quicetherd", logging.getLevelNamesMapping()[level])
     # What libraries say of their own inner life is not for an operator.
-    for chatty in ("quic", "pyroute2", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for chatty, least in (("quic", "ERROR"), ("pyroute2", "WARNING"), ("asyncio", "WARNING")):
+        logging.getLogger(chatty).setLevel(least)
     try:
         asyncio.run(run())
     except QuicEtherError as error:

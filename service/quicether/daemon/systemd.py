@@ -1,7 +1,6 @@
-"""What systemd is told: readiness, signs of life, and log lines with their priority.
+"""What systemd is told: readiness and signs of life.
 
-sd_notify(3) is a datagram to a socket, and sd-daemon(3)'s log prefix is three characters, so no
-library is needed for either.
+sd_notify(3) is a datagram to a socket, so no library is needed for it.
 """
 
 from __future__ import annotations
@@ -10,15 +9,6 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Final
-
-_PRIORITY: Final = {
-    logging.DEBUG: 7,
-    logging.INFO: 6,
-    logging.WARNING: 4,
-    logging.ERROR: 3,
-    logging.CRITICAL: 2,
-}
 
 
 def notify(state: str) -> None:
@@ -41,21 +31,3 @@ async def watchdog() -> None:
     while period:
         notify("WATCHDOG=1")
         await asyncio.sleep(period / 2)
-
-
-class _Prefixed(logging.Formatter):
-    """Puts sd-daemon(3)'s `<N>` before each line, so that the journal knows the priority."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = f"<{_PRIORITY.get(record.levelno, 5)}>"
-        return "\n".join(prefix + line for line in super().format(record).splitlines() or [""])
-
-
-def log_handler() -> logging.Handler:
-    """Return a handler that writes to stderr: for the journal under systemd, else for people."""
-    handler = logging.StreamHandler()
-    if os.environ.get("JOURNAL_STREAM"):
-        handler.setFormatter(_Prefixed("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler

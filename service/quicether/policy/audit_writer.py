@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from quicether.errors import HostError
+from quicether.journal import SOCKET, encode_field
 from quicether.policy.audit import AuditRecord, left_out
 
 QUEUE_LENGTH: Final = 8192
@@ -29,7 +30,6 @@ FILES_KEPT: Final = 5
 FILE_MODE: Final = 0o640
 CLOSE_PATIENCE: Final = 1.0
 """Seconds that `close` waits at most for the last records to be written."""
-JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 _JOURNAL_PATIENCE: Final = 1.0
 _NOTICE: Final = 5
 """Priority of every record in the journal (RFC 5424)."""
@@ -125,7 +125,7 @@ class Journal:
     Found with `journalctl SYSLOG_IDENTIFIER=quicether-audit -o cat`.
     """
 
-    def __init__(self, path: Path = JOURNAL_SOCKET) -> None:
+    def __init__(self, path: Path = SOCKET) -> None:
         self._path = path
         self._socket: socket.socket | None = None
 
@@ -152,10 +152,12 @@ class Journal:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.settimeout(_JOURNAL_PATIENCE)
             self._socket.connect(str(self._path))
-        # JSON escapes line ends, so the short form of a field is safe.
-        self._socket.send(
-            b"MESSAGE=%b\nPRIORITY=%d\nSYSLOG_IDENTIFIER=quicether-audit\n" % (line, _NOTICE)
-        )
+        fields = {
+            "MESSAGE": line.decode(),
+            "PRIORITY": str(_NOTICE),
+            "SYSLOG_IDENTIFIER": "quicether-audit",
+        }
+        self._socket.send(b"".join(encode_field(*field) for field in fields.items()))
 
 
 class AuditWriter:
@@ -240,8 +242,8 @@ def open_audit(where: Path | str) -> AuditWriter:
     Raises HostError: the file's folder is not there or not writable, or there is no journal.
     """
     if where == "journal":
-        if not JOURNAL_SOCKET.exists():
-            raise HostError(f"audit-log journal: there is no {JOURNAL_SOCKET}; name a file instead")
+        if not SOCKET.exists():
+            raise HostError(f"audit-log journal: there is no {SOCKET}; name a file instead")
         return AuditWriter(Journal())
     path = Path(where)
     target = RotatingFile(path)

@@ -280,6 +280,6 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_journal_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_writer, "JOURNAL_SOCKET", tmp_path / "socket")
+    monkeypatch.setattr(audit_writer, "SOCKET", tmp_path / "socket")
     with pytest.raises(HostError, match="audit-log journal: there is no"):
         open_audit("journal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quicether_nm.journal import JournalHandler, encode_field, leads_to_journal
+from quicether.journal import ABOUT, JournalHandler, encode_field, leads_to_journal
 
 
 def test_a_field_of_one_line_and_one_of_several() -> None:
@@ -27,9 +28,9 @@ def test_a_record_is_marked_with_the_profile_it_is_about(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(path))
         journald.settimeout(5)
-        handler = JournalHandler(path)
+        handler = JournalHandler("nm-quicether-service", path)
         handler.handle(_record(logging.WARNING, "no peer is reached yet"))
-        handler.connection = "5f9c3a52"
+        handler.fields["NM_CONNECTION"] = "5f9c3a52"
         handler.handle(_record(logging.ERROR, "the port %d is taken", 9000))
         handler.close()
         first, second = (journald.recv(65536).decode().splitlines() for _ in range(2))
@@ -42,9 +43,28 @@ def test_a_record_is_marked_with_the_profile_it_is_about(tmp_path: Path) -> None
     assert "SYSLOG_IDENTIFIER=nm-quicether-service" in second
 
 
+def test_a_record_says_what_its_context_is_about(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(path))
+        journald.settimeout(5)
+        handler = JournalHandler("quicetherd", path)
+
+        def speak() -> None:
+            ABOUT.set({"QUICETHER_TUNNEL": "home"})
+            handler.handle(_record(logging.INFO, "up"))
+
+        contextvars.copy_context().run(speak)
+        handler.handle(_record(logging.INFO, "elsewhere"))
+        handler.close()
+        first, second = (journald.recv(65536).decode().splitlines() for _ in range(2))
+    assert "QUICETHER_TUNNEL=home" in first
+    assert not any(line.startswith("QUICETHER_TUNNEL") for line in second)
+
+
 def test_without_journald_there_is_no_handler(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        JournalHandler(tmp_path / "socket")
+        JournalHandler("test", tmp_path / "socket")
 
 
 def test_only_the_stream_that_systemd_named_leads_to_the_journal() -> None:

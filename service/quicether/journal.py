@@ -1,8 +1,8 @@
-"""Log records for the journal, marked with the profile they belong to.
+"""Log records for the journal, with fields that say what they are about.
 
-When an activation fails, nmcli tells the user to run `journalctl -xe NM_CONNECTION=UUID`. A line
-on stderr has no such field, so where stderr leads to the journal, records go to journald's own
-socket instead.
+When an activation fails, nmcli tells the user to run `journalctl -xe NM_CONNECTION=UUID`; an
+operator wants `journalctl QUICETHER_TUNNEL=home`. A line on stderr has no such fields, so where
+stderr leads to the journal, records go to journald's own socket instead.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
-IDENTIFIER: Final = "nm-quicether-service"
+ABOUT: Final[ContextVar[Mapping[str, str]]] = ContextVar("ABOUT", default=MappingProxyType({}))
+"""Fields of every record that is written in this context: a task and what it calls."""
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
     (logging.ERROR, 3),
@@ -31,12 +35,13 @@ _PRIORITIES: Final = (
 class JournalHandler(logging.Handler):
     """Sends each record to journald in its native protocol.
 
-    connection: uuid of the profile that records are about from now on, "" for none.
+    fields: of every record from now on, beside those of `ABOUT`; upper case with underscores.
     """
 
-    def __init__(self, path: Path = SOCKET) -> None:
+    def __init__(self, identifier: str, path: Path = SOCKET) -> None:
         super().__init__()
-        self.connection = ""
+        self.fields: dict[str, str] = {}
+        self._identifier = identifier
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.connect(str(path))
@@ -51,13 +56,13 @@ class JournalHandler(logging.Handler):
             "PRIORITY": str(
                 next(number for least, number in _PRIORITIES if record.levelno >= least)
             ),
-            "SYSLOG_IDENTIFIER": IDENTIFIER,
+            "SYSLOG_IDENTIFIER": self._identifier,
             "CODE_FILE": record.pathname,
             "CODE_LINE": str(record.lineno),
             "CODE_FUNC": record.funcName or "",
+            **self.fields,
+            **ABOUT.get(),
         }
-        if self.connection:
-            fields["NM_CONNECTION"] = self.connection
         try:
             self._socket.send(b"".join(encode_field(*field) for field in fields.items()))
         except OSError:
@@ -86,16 +91,16 @@ def leads_to_journal(fd: int, stream: str | None) -> bool:
     return stream == f"{status.st_dev}:{status.st_ino}"
 
 
-def start_logging(*, debug: bool) -> JournalHandler | None:
+def start_logging(identifier: str, level: int) -> JournalHandler | None:
     """Send all records to the journal, or to stderr where that leads elsewhere (return None)."""
     journal = None
     if leads_to_journal(sys.stderr.fileno(), os.environ.get("JOURNAL_STREAM")):
         # Without the socket stderr still gets there, only unmarked.
         with contextlib.suppress(OSError):
-            journal = JournalHandler()
+            journal = JournalHandler(identifier)
     handler = journal or logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        logging.Formatter("%(message)s" if journal else f"{IDENTIFIER}: %(levelname)s: %(message)s")
+        logging.Formatter("%(message)s" if journal else f"{identifier}: %(levelname)s: %(message)s")
     )
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler])
     return journal
