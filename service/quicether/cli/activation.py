@@ -6,6 +6,7 @@ Either names the network alone; all settings are in the stored configuration, wh
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Profile:
     @property
     def command(self) -> str:
         """See `Activation.command`."""
-        return f"nmcli connection up {self._name}"
+        return shlex.join(("nmcli", "connection", "up", self._name))
 
     def add(self) -> None:
         """See `Activation.add`."""

@@ -111,10 +111,10 @@ def _start(
     from quicether.cli.activation import activations
 
     lines = answer["lines"] = []
-    written = stored.write(store.name, member.prefixes, ())
+    current = stored.write(store.name, member.prefixes, ())
     path = stored.path_of(store.name)
-    answer |= {"settings_file": str(path), "settings_written": written, "up": False}
-    lines.append(f"Its settings are in {path}" + ("." if written else ", left as they were."))
+    answer |= {"settings_file": str(path), "settings_current": current, "up": False}
+    lines.append(f"Its settings are in {path}" + ("." if current else ", left as they were."))
     try:
         activation = activations(store.name)[0]
         activation.add()

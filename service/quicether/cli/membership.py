@@ -241,29 +241,29 @@ def _join(arguments: argparse.Namespace) -> int:
     member = store.install(joined.admission.certificate, joined.admission.authority, now)
     inviter = store.trust(now).judge(joined.inviter, now)
     peer = f"{inviter.name}@{joined.where}"
-    written = stored.write(store.name, member.prefixes, [peer])
+    current = stored.write(store.name, member.prefixes, [peer])
     activation = activations(store.name)[0]
     activation.add()
     lines = [certified.text(member)]
-    lines.append(_settings_text(store.name, written, peer))
+    lines.append(_settings_text(store.name, current, peer))
     lines.append(f"{activation.what} is ready. Next: {activation.command}")
     answer = certified.answer(member) | {
         "network": store.name,
         "inviter": inviter.name,
         "peer": peer,
         "settings_file": str(stored.path_of(store.name)),
-        "settings_written": written,
+        "settings_current": current,
         "next": activation.command,
     }
     offline.say(arguments, answer, "\n".join(lines))
     return 0
 
 
-def _settings_text(network: str, written: bool, peer: str) -> str:
+def _settings_text(network: str, current: bool, peer: str) -> str:
     from quicether.cli import stored
 
     path = stored.path_of(network)
-    if written:
+    if current:
         return f"Its settings are in {path}."
     return f"{path} was there and is left as it is; it should name the peer {peer}."
 
