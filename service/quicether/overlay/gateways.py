@@ -6,7 +6,8 @@ only while it reaches it:
 - its forward-subnets, as far as they lie in its own LAN: they become Local here;
 - its forward-subnets, as far as a connected peer owns them;
 - the addresses and prefixes of those of its forward-nodes that are connected;
-- the addresses of every connected peer: without them what it forwards to could not answer.
+- the addresses of every connected peer: without them what it forwards to could not answer. A
+  node that is an exit to the internet and nothing else needs that for nobody.
 
 All within its certificate, and never through another gateway, so offers cannot feed on each
 other. A default route is offered too (an exit node), but nobody takes one unasked: it counts for
@@ -75,7 +76,8 @@ def offers(
     refusals: list[str] = []
     local = sorted(set(_in_lan(forwarding.subnets, tuple(lan))), key=_order)
     nodes: dict[NodeId, tuple[Prefix, ...]] = {}
-    for member, owned in connected.items():
+    exit_only = not forwarding.nodes and not any(each.prefixlen for each in forwarding.subnets)
+    for member, owned in () if exit_only else connected.items():
         named = forwarding.names(member)
         wanted = set(member.host_prefixes)
         wanted |= {p for p in owned if named or any(_inside(p, f) for f in forwarding.subnets)}

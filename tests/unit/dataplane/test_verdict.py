@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -11,7 +11,7 @@ from quicether.dataplane import verdict
 from quicether.dataplane.icmp import Problem
 from quicether.dataplane.snapshot import Snapshot
 from quicether.dataplane.verdict import Action, Verdict
-from quicether.model import DropReason, NextHop
+from quicether.model import DropReason, Member, NextHop
 from support.fake_link import FakeLink
 from support.fake_overlay import member, snapshot
 
@@ -164,3 +164,63 @@ def test_a_gateway_says_what_it_cannot_reach() -> None:
 def test_in_to_a_confined_address_is_never_forwarded(destination: str) -> None:
     found = came("home", "192.168.1.10", destination, forwards=True)
     assert found.reason is DropReason.LINK_LOCAL
+
+
+# -- whose addresses a peer may use (feasible-path RPF) --------------------------------------
+
+HUB = member("hub", ["100.64.0.7"], ["100.64.0.0/10", "fd00::/8", "10.0.0.0/8"])
+EXIT = member("exit", ["100.64.0.8"], ["0.0.0.0/0", "::/0"])
+TELLING = "100.64.0.2 100.64.0.5 100.64.0.1 192.168.1.9 10.1.0.9 10.9.0.9 8.8.8.8".split()
+SECOND = member("second", ["100.64.0.9"], ["10.1.0.0/16"])
+
+
+def sources(peer: Member, *allowed: str, default: Member | None = None) -> dict[str, bool]:
+    """Of some telling addresses, which ones a peer may use; allowed: what it is offering.
+
+    Home (100.64.0.2, 192.168.1.0/24) and office (10.1.0.0/16) are reached directly.
+    """
+    routes = {
+        "192.168.1.0/24": NextHop.to_node(HOME.node_id),
+        "100.64.0.2/32": NextHop.to_node(HOME.node_id),
+        "10.1.0.0/16": NextHop.to_node(OFFICE.node_id),
+    }
+    if default is not None:
+        routes["0.0.0.0/0"] = NextHop.via_gateway(default.node_id)
+    links = {each: FakeLink() for each in (HOME, OFFICE, HUB, EXIT, SECOND)}
+    base = snapshot(ME, routes, links, others=[ABSENT])
+    offered = frozenset(map(ip_network, allowed))
+    now = replace(base, candidates={**base.candidates, peer.node_id: offered})
+    return {
+        source: verdict.accepts_source(now, peer.node_id, ip_address(source).packed)
+        for source in TELLING
+    }
+
+
+def accepted(found: dict[str, bool]) -> list[str]:
+    return [source for source, fine in found.items() if fine]
+
+
+def test_a_wide_block_lets_nobody_send_as_a_member_connected_or_not() -> None:
+    assert accepted(sources(HUB)) == ["10.9.0.9"]
+
+
+def test_an_exit_may_send_from_the_internet_and_as_nobody_on_the_network() -> None:
+    assert accepted(sources(EXIT)) == ["10.9.0.9", "8.8.8.8"]
+
+
+def test_a_gateway_may_send_for_whom_it_offers_to_forward_though_the_direct_way_is_in_use() -> None:
+    found = sources(HUB, "100.64.0.2/32", "10.1.0.0/16")
+    assert accepted(found) == ["100.64.0.2", "10.1.0.9", "10.9.0.9"]
+    assert "192.168.1.9" not in accepted(sources(HUB, "192.168.1.0/25"))
+
+
+def test_a_second_owner_may_send_from_a_prefix_that_another_is_the_way_to() -> None:
+    assert accepted(sources(SECOND)) == ["10.1.0.9"]
+
+
+def test_an_owner_of_a_part_may_not_send_from_the_rest() -> None:
+    part = member("office", ["100.64.0.3"], ["10.1.1.0/24"])
+    changed = replace(world(), members={OFFICE.node_id: part}, candidates={})
+    for source, fine in (("10.1.1.9", True), ("10.1.2.9", False)):
+        packed = ip_address(source).packed
+        assert verdict.accepts_source(changed, OFFICE.node_id, packed) is fine
