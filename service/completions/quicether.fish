@@ -51,7 +51,7 @@ function _shtab_quicether_using
 end
 
 set -g _shtab_quicether_commands start stop up down reload status peers routes lookup ping version network 'network create' 'network sign' 'network install' 'network revoke' 'network list' 'network show' invite join renew leave keygen policy 'policy check' 'policy test' config 'config show' 'config edit' 'config validate' doctor logs diag
-set -g _shtab_quicether_opts_with_value --accept-conflict --address --address-pool --advertise-subnet --audit-log --bootstrap --bypass-subnet --certificate-file --config --count --default-gateway --dns --dns-domain --endpoint --expires --forward-node --forward-subnet --from --group --health-addr --interval --key-file --lan-access --lines --link --listen-address --listen-port --log-level --max-connections --metrics-addr --mtu --name --netns --network --out --output --owner --peer --pin --policy-file --port --prefix --public-address --public-key --role --route --static-route --to --tun-addr --tun-name --tunnel --valid --watch -c -i -n -o -t
+set -g _shtab_quicether_opts_with_value --accept-conflict --address --address-pool --advertise-subnet --audit-log --bootstrap --bypass-subnet --certificate-file --config --count --default-gateway --dns --dns-domain --endpoint --expires --forward-node --forward-subnet --from --group --health-addr --interval --key-file --lan-access --lines --link --listen-address --listen-port --log-level --max-connections --metrics-addr --mtu --name --names --netns --network --out --output --owner --peer --pin --policy-file --port --prefix --public-address --public-key --role --route --static-route --to --tun-addr --tun-name --tunnel --valid --watch -c -i -n -o -t
 
 complete -c quicether -e
 complete -c quicether -f
@@ -88,6 +88,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l netns -x -d 'Network 
 complete -c quicether -n '_shtab_quicether_using start' -l link -xka "auto networkmanager networkd netlink" -d 'Who sets addresses and routes on the device; auto finds out who manages the machine. Default: auto.'
 complete -c quicether -n '_shtab_quicether_using start' -l dns -x -d 'Name servers to use while the tunnel is up.'
 complete -c quicether -n '_shtab_quicether_using start' -l dns-domain -x -d 'Domains those name servers answer for; a leading ~ routes the names without searching.'
+complete -c quicether -n '_shtab_quicether_using start' -l names -xka "auto off" -d 'Answer for NODE.NETWORK.quicether, and tell the host'"'"'s resolver so where it can ask different servers for different domains (systemd-resolved, dnsmasq). Default: auto.'
 complete -c quicether -n '_shtab_quicether_using start' -l policy-file -x -d 'Rules for who may reach what; without a file members reach what is advertised to them.'
 complete -c quicether -n '_shtab_quicether_using start' -l audit-log -x -d 'Where the audit trail goes: journal, or the absolute path of a file.'
 complete -c quicether -n '_shtab_quicether_using start' -l metrics-addr -x -d 'Local address that serves Prometheus text at /metrics.'

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ CONFIG = HostConfig(
     dns=Dns((ip_address("100.64.0.1"),), ("home.quicether",)),
 )
 FULL = FullTunnel(mark=0x51, table=9000, priority=5200, port=9000)
-FILES = {"50-quicether-quicether0.netdev", "50-quicether-quicether0.network"}
+FILES = {"50-quicether-0.netdev", "50-quicether-0.network"}
 
 
 class Driven:
@@ -52,8 +53,8 @@ class Driven:
 
 
 @pytest.fixture(scope="module")
-def booted() -> Iterator[WholeHost]:
-    with WholeHost("nd", "networkd") as host:
+def booted(installed: list[Path]) -> Iterator[WholeHost]:
+    with WholeHost("nd", "networkd", installed) as host:
         yield host
 
 
@@ -74,7 +75,7 @@ def links(host: WholeHost) -> set[str]:
 
 
 def files(host: WholeHost) -> set[str]:
-    return set(host.run(["ls", "/run/systemd/network"], check=False).stdout.split())
+    return set(host.run(["ls", "/run/quicether-networkd"]).stdout.split())
 
 
 def addresses(host: WholeHost) -> set[str]:

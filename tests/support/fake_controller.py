@@ -89,6 +89,7 @@ class FakeTunnel:
     listen_port: int = 9000
     endpoints: Sequence[UnderlayAddress] = (UnderlayAddress("192.0.2.1", 9000),)
     link: LinkOwnerName = LinkOwnerName.NETLINK
+    link_reason: str = "link = netlink is configured"
     since: float = SINCE
     host_config: HostConfig | None = field(
         default_factory=lambda: HostConfig(

@@ -18,7 +18,7 @@ from typing import Any
 from quicether.bus.connection import BusConnection
 from quicether.errors import HostError
 from quicether.host.detect import detect
-from quicether.host.networkd import NetworkdOwner, clean_networkd_leftovers
+from quicether.host.networkd import NetworkdOwner, clean_networkd_leftovers, leftovers
 
 
 async def _steps(owner: NetworkdOwner) -> None:
@@ -52,7 +52,7 @@ async def main() -> None:
                 found = await detect(bus)
                 print(json.dumps([found.manager, found.reason]))
             case "clean":
-                await clean_networkd_leftovers(bus)
+                await clean_networkd_leftovers(bus, leftovers())
     finally:
         await bus.close()
 

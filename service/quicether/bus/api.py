@@ -129,6 +129,7 @@ TUNNEL: Final = Interface(
         Property(
             "Link", "s", Changes.TOLD, "Who owns the link: networkmanager, networkd, netlink."
         ),
+        Property("LinkReason", "s", Changes.NEVER, "Why that is so, a sentence."),
         Property("Since", "d", Changes.NEVER, "Unix time at which it was brought up."),
         Property(
             "HostConfig",

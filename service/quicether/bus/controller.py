@@ -86,6 +86,10 @@ class TunnelView(Protocol):
         """Who owns the link; never `AUTO` once the tunnel runs."""
 
     @property
+    def link_reason(self) -> str:
+        """Why that is so, a sentence."""
+
+    @property
     def since(self) -> float:
         """Unix time at which it was brought up."""
 

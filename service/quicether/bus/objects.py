@@ -154,6 +154,7 @@ _ATTRIBUTES: Final = {
     "Network": "network",
     "NodeName": "node_name",
     "ListenPort": "listen_port",
+    "LinkReason": "link_reason",
     "Since": "since",
     "PeerCount": "peer_count",
     "RouteCount": "route_count",

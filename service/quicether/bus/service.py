@@ -28,7 +28,8 @@ class BusService:
     """Publishes a controller on the bus until it is closed.
 
     authority: who decides what callers may do; polkit where it is None.
-    address: of the bus; the system bus where it is None.
+    connection: not yet open, to be shared with others; made where it is None.
+    address: of the bus for the latter; the system bus where it is None.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class BusService:
         version: str,
         *,
         authority: Authority | None = None,
+        connection: BusConnection | None = None,
         address: str | None = None,
     ) -> None:
         self._controller = controller
-        self._connection = BusConnection(api.ACCEPTED_SIGNATURES, address)
+        self._connection = connection or BusConnection(api.ACCEPTED_SIGNATURES, address)
         authority = authority or PolkitAuthority(self._connection)
         self._bindings = Bindings(controller)
         self._manager = ManagerObject(controller, authority, self._bindings, version)

@@ -41,6 +41,7 @@ class TunnelReport:
     listen_port: int
     endpoints: tuple[str, ...]
     link: LinkOwnerName
+    link_reason: str
     since: float
     device: str | None
     mtu: int | None
@@ -168,6 +169,7 @@ def _tunnel(found: Mapping[str, tuple[str, Any]]) -> TunnelReport:
             listen_port=values["ListenPort"],
             endpoints=tuple(values["Endpoints"]),
             link=LinkOwnerName(values["Link"]),
+            link_reason=values["LinkReason"],
             since=values["Since"],
             device=host.get(HostConfigKey.DEVICE),
             mtu=host.get(HostConfigKey.MTU),

@@ -169,6 +169,7 @@ def _render_tunnel(tunnel: TunnelReport) -> RenderableType:
             ("port", tunnel.listen_port and f"{tunnel.listen_port}/udp"),
             ("reachable", " ".join(tunnel.endpoints)),
             ("device", device),
+            ("link", tunnel.device and tunnel.link_reason),
             ("addresses", " ".join(tunnel.addresses)),
             ("prefixes", " ".join(tunnel.prefixes)),
             ("default", "through the tunnel" if tunnel.full_tunnel else None),

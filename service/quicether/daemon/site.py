@@ -1,6 +1,8 @@
-"""What a node serves to others by its settings: prefixes of its own, and as a gateway."""
+"""What of a tunnel depends on settings and on where the host is: what it serves, and its MTU."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from quicether.config.settings import Role, Settings
 from quicether.daemon.host_config import UNDERLAY_MARK
@@ -8,6 +10,10 @@ from quicether.errors import ConfigError, UnreachableError
 from quicether.host.underlay import Underlay, path_to
 from quicether.model import Member, Prefix, host_prefix
 from quicether.overlay.gateways import Forwarding
+
+MTU_CEILING: Final = 1420
+OVERHEAD: Final = 80
+"""Bytes that IP, UDP and QUIC put around a packet in the worst case."""
 
 
 def owned(settings: Settings, member: Member) -> tuple[Prefix, ...]:
@@ -55,3 +61,20 @@ async def lan(settings: Settings, underlay: Underlay) -> tuple[Prefix, ...]:
         if path.gateway is not None and path.gateway not in underlay.gateways:
             found.append(prefix)
     return tuple(found)
+
+
+async def path_mtu(settings: Settings) -> int:
+    """Return the MTU in bytes whose packets fit on the way to every peer of a known address.
+
+    Raises HostError: the kernel could not be asked.
+    """
+    found = MTU_CEILING
+    for peer in settings.overlay.peers:
+        if peer.endpoint.ip is None:
+            continue
+        try:
+            path = await path_to(peer.endpoint.ip, UNDERLAY_MARK)
+        except UnreachableError:
+            continue
+        found = min(found, path.mtu - OVERHEAD)
+    return found

@@ -18,14 +18,14 @@ from quicether.counters import Counters
 from quicether.daemon import report, site
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
+from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
-from quicether.errors import ConfigError, HostError, QuicEtherError, UnreachableError
+from quicether.errors import ConfigError, HostError, QuicEtherError
 from quicether.host.desired import HostConfig
-from quicether.host.link import LinkOwner
 from quicether.host.monitor import UnderlayMonitor
-from quicether.host.underlay import Underlay, path_to
+from quicether.host.underlay import Underlay
 from quicether.identity.store import NodeIdentity
 from quicether.model import Address, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.mesh import Mesh
@@ -34,9 +34,6 @@ from quicether.transport.aioquic_endpoint import AioquicEndpoint
 
 log = logging.getLogger(__name__)
 
-MTU_CEILING: Final = 1420
-OVERHEAD: Final = 80
-"""Bytes that IP, UDP and QUIC put around a packet in the worst case."""
 DEVICE_FAMILY: Final = "quicether"
 """How the names of the overlay's devices begin unless the user chose another."""
 SETTLE_TIME: Final = 2.5
@@ -68,7 +65,7 @@ class Tunnel:
         name: str,
         settings: Settings,
         identity: NodeIdentity,
-        link: LinkOwner,
+        link: Choice,
         changed: Callable[[], None],
         lost: Callable[[Tunnel, HostError], None],
     ) -> None:
@@ -83,12 +80,14 @@ class Tunnel:
         self.counters = Counters()
         self.since = time.time()
         self.host_config: HostConfig | None = None
-        self.refusals: Sequence[str] = ()
+        self.link_reason = link.reason
+        self._refused: tuple[str, ...] = ()
+        self._link_trouble: tuple[str, ...] = ()
         self._identity = identity
-        self._link = link
+        self._link = link.owner
         self._underlay = Underlay()
         self._monitor = UnderlayMonitor(self._underlay_changed, self._is_own, mark=UNDERLAY_MARK)
-        self._path_mtu = MTU_CEILING
+        self._path_mtu = site.MTU_CEILING
         self._lan: tuple[Prefix, ...] = ()
         self._changed = changed
         self._lost = lost
@@ -253,6 +252,11 @@ class Tunnel:
         return LinkOwnerName(self._link.name)
 
     @property
+    def refusals(self) -> Sequence[str]:
+        """What was not taken: prefixes, offers, and what the link's owner cannot have."""
+        return (*self._refused, *self._link.limits, *self._link_trouble)
+
+    @property
     def peer_count(self) -> int:
         """How many peers there are."""
         return len(self._peers())
@@ -330,7 +334,7 @@ class Tunnel:
             self._mtu(),
             self.listen_port,
         )
-        self.refusals = (*found.refusals, *self._mesh.offers.refusals)
+        self._refused = (*found.refusals, *self._mesh.offers.refusals)
         return found.config
 
     def _wake(self) -> None:
@@ -347,9 +351,10 @@ class Tunnel:
                 self.host_config = desired
                 try:
                     await self._link.apply(desired)
+                    self._link_trouble = ()
                 except HostError as error:
                     log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
-                    self.refusals = (*self.refusals, str(error))
+                    self._link_trouble = (str(error),)
             self._settled = settled
             self._changed()
 
@@ -365,24 +370,12 @@ class Tunnel:
 
     async def _measure(self) -> None:
         """Find out what of the settings depends on the host's own network."""
-        await self._measure_mtu()
+        path_mtu = await site.path_mtu(self.settings)
+        if path_mtu != self._path_mtu:
+            self._path_mtu = path_mtu
+            self._wake()
         self._lan = await site.lan(self.settings, self._underlay)
         self._serve()
-
-    async def _measure_mtu(self) -> None:
-        """Let the device take what fits on the way to every peer whose address is known."""
-        found = MTU_CEILING
-        for peer in self.settings.overlay.peers:
-            if peer.endpoint.ip is None:
-                continue
-            try:
-                path = await path_to(peer.endpoint.ip, UNDERLAY_MARK)
-            except UnreachableError:
-                continue
-            found = min(found, path.mtu - OVERHEAD)
-        if found != self._path_mtu:
-            self._path_mtu = found
-            self._wake()
 
     async def _settle(self) -> None:
         """Publish `ready` when its time has come even if no peer ever answers."""

@@ -15,6 +15,10 @@ class LinkOwner(Protocol):
     def name(self) -> str:
         """`networkmanager`, `networkd` or `netlink`."""
 
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What of the last configuration this machine cannot have, a sentence each."""
+
     async def attach(self, config: HostConfig) -> Device:
         """Make the device exist as config says and return it opened.
 

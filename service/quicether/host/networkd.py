@@ -1,4 +1,9 @@
-"""The link owned by systemd-networkd: it makes the device and all on it from two files of ours."""
+"""The link owned by systemd-networkd: it makes the device and all on it from two files of ours.
+
+Whoever may write in /run/systemd/network may replace what networkd has for every other link, and
+may write .link files, which udev reads as root. So the daemon may not: root's tmpfiles make links
+of fixed names there that lead into a folder of ours, one pair for each of SLOTS.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import contextlib
 import logging
 import os
 import pwd
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Final
 
@@ -14,13 +20,16 @@ from quicether.errors import HostError
 from quicether.host.desired import HostConfig
 from quicether.host.kernel_events import until
 from quicether.host.kernel_state import KernelState, Wanted, wanted
-from quicether.host.networkd_files import PREFIX, file_names, netdev, network
+from quicether.host.networkd_files import SLOTS, device_of, file_names, netdev, network
 from quicether.host.rtnetlink import Rtnetlink
 from quicether.host.system_bus import SystemBus
 
 log = logging.getLogger(__name__)
 
-DIRECTORY: Final = Path("/run/systemd/network")
+DIRECTORY: Final = Path("/run/quicether-networkd")
+"""Where our files are; the service's own user may write there."""
+LINKS: Final = Path("/run/systemd/network")
+"""Where networkd looks, and finds links to our files."""
 PATIENCE: Final = 5.0
 """Seconds that networkd may take to make the device and its addresses."""
 _NAME: Final = "org.freedesktop.network1"
@@ -34,12 +43,12 @@ class NetworkdOwner:
     limits: as for `NetlinkOwner`.
     """
 
-    def __init__(self, bus: SystemBus, directory: Path = DIRECTORY) -> None:
-        """Write into directory and ask networkd over bus to read it."""
+    def __init__(self, bus: SystemBus) -> None:
+        """Ask networkd over bus to read what is written."""
         self._bus = bus
-        self._directory = directory
         self._tun: Tun | None = None
         self._device: str | None = None
+        self._slot = 0
         self._text = ""
         self.limits: tuple[str, ...] = ()
 
@@ -60,10 +69,11 @@ class NetworkdOwner:
             raise HostError(
                 f"netns {config.netns!r}: systemd-networkd has no device there; use link = netlink"
             )
+        self._slot = _slot(config.device)
         self._device = config.device
         try:
             user = None if os.geteuid() == _ROOT else pwd.getpwuid(os.geteuid()).pw_name
-            made, _ = file_names(config.device)
+            made, _ = file_names(self._slot)
             self._write(made, netdev(config.device, user))
             goal = await self._ask(config)
             await self._await_link(config.device)
@@ -89,12 +99,7 @@ class NetworkdOwner:
         self._text = ""
         if device is None:
             return
-        for file in file_names(device):
-            (self._directory / file).unlink(missing_ok=True)
-        try:
-            await self._reload()
-        finally:
-            await _delete_link(device)
+        await _forget(self._bus, {device: self._slot})
 
     async def _ask(self, config: HostConfig) -> Wanted:
         """Write the .network file, and tell networkd unless it says what it said before."""
@@ -105,21 +110,17 @@ class NetworkdOwner:
                 log.warning("%s", limit)
         self.limits = goal.refused
         if text != self._text:
-            _, file = file_names(config.device)
+            _, file = file_names(self._slot)
             self._write(file, text)
-            await self._reload()
+            await _reload(self._bus)
             self._text = text
         return goal
 
-    async def _reload(self) -> None:
-        await self._bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
-
     def _write(self, name: str, text: str) -> None:
         """Put a whole file in the place of the old one; networkd reads as another user."""
-        target = self._directory / name
-        scratch = self._directory / f".{name}.new"
+        target = DIRECTORY / name
+        scratch = DIRECTORY / f".{name}.new"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
             scratch.write_text(text)
             scratch.chmod(0o644)
             scratch.replace(target)
@@ -159,26 +160,69 @@ class NetworkdOwner:
             netlink.close()
 
 
-async def clean_networkd_leftovers(bus: SystemBus, directory: Path = DIRECTORY) -> None:
-    """Take away the files and devices of tunnels of a daemon that crashed. For the start.
+def leftovers() -> Set[str]:
+    """Return the devices of all our files: of tunnels that run, or that a crash left."""
+    return _taken().keys()
 
-    Raises HostError: networkd did not take it in; the files are gone all the same.
+
+async def clean_networkd_leftovers(bus: SystemBus, devices: Set[str]) -> None:
+    """Take away the files and devices of tunnels of a daemon that crashed.
+
+    Raises HostError: networkd did not take it in; files and devices are gone all the same.
     """
-    devices = _take_files(directory)
-    if devices:
-        await bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
+    left = {device: slot for device, slot in _taken().items() if device in devices}
+    for device in left:
+        log.info("cleaning what a crash left of %s to systemd-networkd", device)
+    if left:
+        await _forget(bus, left)
+
+
+async def _forget(bus: SystemBus, devices: Mapping[str, int]) -> None:
+    """Take away devices and their files. devices: slot by name."""
+    for slot in devices.values():
+        for file in file_names(slot):
+            (DIRECTORY / file).unlink(missing_ok=True)
+    try:
+        await _reload(bus)
+    finally:
         for device in devices:
             await _delete_link(device)
 
 
-def _take_files(directory: Path) -> set[str]:
-    """Delete every file of ours and return the devices that they were for."""
-    devices: set[str] = set()
-    for file in directory.glob(f"{PREFIX}*.net*"):
-        log.info("cleaning %s that a crash left", file)
-        file.unlink(missing_ok=True)
-        devices.add(file.stem.removeprefix(PREFIX))
-    return devices
+async def _reload(bus: SystemBus) -> None:
+    await bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
+
+
+def _taken() -> dict[str, int]:
+    """Return the slots that have a file, by the device that it makes."""
+    taken: dict[str, int] = {}
+    for slot in SLOTS:
+        made, _ = file_names(slot)
+        with contextlib.suppress(FileNotFoundError):
+            taken[device_of((DIRECTORY / made).read_text(errors="replace"))] = slot
+    return taken
+
+
+def _slot(device: str) -> int:
+    """Return the slot of a device, else one that is free.
+
+    Raises HostError: all are taken, or networkd would not find our files.
+    """
+    taken = _taken()
+    free = [slot for slot in SLOTS if slot not in taken.values()]
+    if device not in taken and not free:
+        raise HostError(
+            f"systemd-networkd has {len(SLOTS)} tunnels already, which is the most; "
+            "use link = netlink"
+        )
+    slot = taken.get(device, free[0] if free else 0)
+    for file in file_names(slot):
+        if (LINKS / file).resolve() != (DIRECTORY / file).resolve():
+            raise HostError(
+                f"{LINKS / file} does not lead to {DIRECTORY / file}; "
+                "as root: systemd-tmpfiles --create quicether.conf"
+            )
+    return slot
 
 
 async def _delete_link(device: str) -> None:

@@ -8,15 +8,21 @@ from quicether.errors import HostError
 from quicether.host.desired import Dns, HostConfig
 from quicether.host.kernel_state import METRIC, PROTOCOL, KernelRoute, KernelRule, KernelState
 
-PREFIX = "50-quicether-"
-"""Every file of ours begins so, and no other file does."""
+SLOTS = range(8)
+"""Numbers of the pairs of files of ours; systemd/quicether.tmpfiles makes links to them."""
 
 _Section = tuple[str, list[tuple[str, object]]]
 
 
-def file_names(device: str) -> tuple[str, str]:
-    """Return the names of a device's .netdev and .network file."""
-    return f"{PREFIX}{device}.netdev", f"{PREFIX}{device}.network"
+def file_names(slot: int) -> tuple[str, str]:
+    """Return the names of the .netdev and the .network file of a slot."""
+    return f"50-quicether-{slot}.netdev", f"50-quicether-{slot}.network"
+
+
+def device_of(text: str) -> str:
+    """Return the device that a .netdev file of ours makes, "" where it names none."""
+    names = [line.removeprefix("Name=") for line in text.splitlines() if line.startswith("Name=")]
+    return names[0] if names else ""
 
 
 def netdev(device: str, user: str | None) -> str:

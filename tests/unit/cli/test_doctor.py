@@ -27,6 +27,7 @@ TUNNEL = TunnelReport(
     listen_port=9000,
     endpoints=(),
     link=LinkOwnerName.NETLINK,
+    link_reason="link = netlink is configured",
     since=0.0,
     device="quicether0",
     mtu=1380,

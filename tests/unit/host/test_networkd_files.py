@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
 from quicether.errors import HostError
 from quicether.host.desired import Dns, FullTunnel, HostConfig
 from quicether.host.kernel_state import wanted
-from quicether.host.networkd_files import file_names, netdev, network
+from quicether.host.networkd import DIRECTORY, LINKS
+from quicether.host.networkd_files import SLOTS, device_of, file_names, netdev, network
 
 CONFIG = HostConfig(
     device="quicether0",
@@ -25,8 +27,20 @@ def text(config: HostConfig) -> str:
     return network(config, wanted(config, addressing=True, ipv6=True).state)
 
 
-def test_names_carry_the_device() -> None:
-    assert file_names("vpn7") == ("50-quicether-vpn7.netdev", "50-quicether-vpn7.network")
+def test_names_are_those_that_root_links() -> None:
+    assert file_names(7) == ("50-quicether-7.netdev", "50-quicether-7.network")
+    tmpfiles = (Path(__file__).parents[3] / "systemd/quicether.tmpfiles").read_text()
+    linked = [tuple(line.split()[1:]) for line in tmpfiles.splitlines() if line.startswith("L+ ")]
+    assert linked == [
+        (f"{LINKS / name}", "-", "-", "-", "-", f"{DIRECTORY / name}")
+        for slot in SLOTS
+        for name in file_names(slot)
+    ]
+
+
+def test_a_file_says_whose_it_is() -> None:
+    assert device_of(netdev("vpn7", "quicether")) == "vpn7"
+    assert device_of("") == ""
 
 
 def test_the_device() -> None:
