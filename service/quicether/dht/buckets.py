@@ -162,18 +162,22 @@ class RoutingTable:
                     break
         return found
 
-    def closer_than_us(self, target: int) -> list[Contact]:
-        """Return the live contacts that are closer to target than we are, in no order."""
+    def closer_than_us(self, target: int, count: int = K) -> list[Contact]:
+        """Return live contacts that are closer to target than we are, in no order, at most count.
+
+        A contact differs from us first in the bit that names its bucket. It is closer than us
+        exactly when target differs from us in that bit too.
+        """
+        found: list[Contact] = []
         distance = target ^ self.me
-        # A contact differs from us first in the bit that names its bucket. It is closer than us
-        # exactly when target differs from us in that bit too.
-        return [
-            entry.contact
-            for index, bucket in self._buckets.items()
-            if distance >> index & 1
-            for entry in bucket.entries.values()
-            if not entry.failures
-        ]
+        for index, bucket in self._buckets.items():
+            if distance >> index & 1:
+                for entry in bucket.entries.values():
+                    if not entry.failures:
+                        found.append(entry.contact)
+                        if len(found) == count:
+                            return found
+        return found
 
     def _take(
         self, found: list[Contact], indices: list[int], target: int, count: int, exclude: int

@@ -345,7 +345,7 @@ class DhtNode:
         core = self._core
         wall = core.wall(now)
         for key in core.store:
-            closer = core.table.closer_than_us(key)
+            closer = core.table.closer_than_us(key, 2)
             if len(closer) > 1:
                 continue
             # A newcomer may be the one that is closer than us; then it alone is ours to serve.

@@ -125,4 +125,6 @@ def test_closer_than_us_agrees_with_the_distance(me: int, others: list[int], tar
     for key in others:
         table.seen(contact(key), 0.0)
     expected = {e.contact.key for e in table if e.contact.key ^ target < me ^ target}
-    assert {c.key for c in table.closer_than_us(target)} == expected
+    found = [c.key for c in table.closer_than_us(target, 5)]
+    assert set(found) <= expected
+    assert len(found) == min(5, len(expected))
