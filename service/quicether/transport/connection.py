@@ -325,7 +325,8 @@ def error_of(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
         if ending.code == CloseCode.REFUSED and ending.by_peer:
             return TrustError(f"{remote} did not accept our certificate")
         if ending.code == CloseCode.REVOKED:
-            return TrustError(f"{remote} holds one of the certificates to be revoked")
+            whose = "says that our certificate" if ending.by_peer else "is cut off: its certificate"
+            return TrustError(f"{remote} {whose} is revoked")
         if ending.code == CloseCode.PROTOCOL:
             return ProtocolError(f"{remote} ended the connection{reason}")
         return UnreachableError(f"connection to {remote} closed{reason}")
