@@ -27,13 +27,16 @@ EVERYTHING = 100_000
 
 
 def _status(tunnel: TunnelView) -> dict[str, Any]:
-    config = tunnel.host_config
+    config, counters = tunnel.host_config, tunnel.counters
     return {
         "state": str(tunnel.state),
         "ready": tunnel.ready,
         "node_id": str(tunnel.node_id),
         "port": tunnel.listen_port,
-        "counters": dataclasses.asdict(tunnel.counters),
+        "counters": {
+            **{field.name: getattr(counters, field.name) for field in dataclasses.fields(counters)},
+            "drops": {str(reason): count for reason, count in counters.drops.items()},
+        },
         "refusals": list(tunnel.refusals),
         "prefixes": [] if config is None else list(map(str, config.prefixes)),
         "mtu": None if config is None else config.mtu,

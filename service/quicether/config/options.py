@@ -214,7 +214,7 @@ _ALL: Final = (
         "overlay",
         Kind.NODES,
         "",
-        "Nodes that this gateway forwards to while they cannot be reached directly.",
+        "Nodes that this gateway forwards to while they cannot be reached directly, * for all.",
         flag="--forward-node",
     ),
     _option(

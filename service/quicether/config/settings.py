@@ -149,7 +149,7 @@ class OverlaySettings(_Section):
 
     peers: Annotated[tuple[PeerAddress, ...], _by(values.items(values.peer))] = ()
     forward_subnets: Prefixes = ()
-    forward_nodes: Annotated[tuple[str, ...], _by(values.items(values.node))] = ()
+    forward_nodes: Annotated[tuple[str, ...], _by(values.items(values.node_or_every))] = ()
     default_gateway: Annotated[str | None, _optional(values.node)] = None
     static_routes: Annotated[tuple[StaticRoute, ...], _by(values.static_routes)] = ()
     lan_access: Annotated[bool, _by(values.boolean)] = True

@@ -253,6 +253,16 @@ def node(value: object) -> str:
         raise ConfigError(f"{value!r} is neither a node's name nor its id") from None
 
 
+def node_or_every(value: object) -> str:
+    """Return what names a node, or `*` for every node."""
+    if value == "*":
+        return "*"
+    try:
+        return node(value)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, nor * for every node") from None
+
+
 def endpoint(value: object) -> HostPort:
     """Return `host:port`, `[v6]:port`, or a host or address alone with the default port."""
     if isinstance(value, HostPort):

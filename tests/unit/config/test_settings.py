@@ -80,7 +80,7 @@ def test_a_full_set_of_options() -> None:
             "pinned-peers": f"{NODE}=10.1.0.0/16+fd12::/48",
             "advertise-subnets": "192.168.1.0/24, fd00:1::/64 192.168.1.0/24",
             "forward-subnets": "10.9.0.0/16",
-            "forward-nodes": "attic cellar",
+            "forward-nodes": "attic cellar *",
             "static-routes": "10.2.0.0/16=office",
             "routes": "10.0.0.0/8 192.168.0.0/16",
             "mtu": "1300",
