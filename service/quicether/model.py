@@ -230,6 +230,7 @@ class DropReason(enum.StrEnum):
     LOOP = "loop"
     DEVICE = "device-refused"
     HELD = "held-expired"
+    UNANSWERED = "service-unanswered"
     UNKNOWN_CONNECTION = "unknown-connection"
     UNKNOWN_MESSAGE = "unknown-message"
     CONNECTION_LIMIT = "connection-limit"

@@ -240,8 +240,13 @@ class Forwarder:
         return False
 
     def _stop_outbound(self, packet: bytes, found: Verdict, now: float) -> None:
-        """Hold or drop a packet of the device that has no way."""
+        """Hold, answer or drop a packet of the device that goes to no peer."""
         _, destination = _addresses(packet)
+        if found.action is Action.ANSWER:
+            answer = self._snapshot.services[destination].answer(packet, now)
+            if answer is not None:
+                self._device.write([answer], self._counters)
+                return
         if found.reason is DropReason.NO_ROUTE:
             hold = destination in self._held or self._events.unknown_destination(destination)
         elif found.reason is DropReason.UNREACHABLE and found.node is not None:

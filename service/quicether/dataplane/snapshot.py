@@ -47,6 +47,16 @@ class Link(Protocol):
         """Queue packets; never blocks."""
 
 
+class Service(Protocol):
+    """Answers packets of this host in this process, for an address that no host has."""
+
+    def answer(self, packet: bytes, now: float) -> bytes | None:
+        """Return the packet that answers packet, None for what gets no answer.
+
+        now: monotonic seconds. Pure, quick, and bounded by a rate of its own.
+        """
+
+
 class Ownership(Protocol):
     """Which member stands behind an overlay address."""
 
@@ -65,6 +75,7 @@ class Snapshot:
     local: the node's own overlay addresses, packed.
     policy: None lets every member reach what is routed to it.
     forwards: this node forwards between peers (role gateway).
+    services: packed address → what answers there. For this host alone, and policy is not asked.
     """
 
     fib: Fib
@@ -76,3 +87,4 @@ class Snapshot:
     candidates: Mapping[NodeId, frozenset[Prefix]] = field(default_factory=dict)
     policy: PacketPolicy | None = None
     forwards: bool = False
+    services: Mapping[bytes, Service] = field(default_factory=dict)

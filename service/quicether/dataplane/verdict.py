@@ -26,6 +26,8 @@ class Action(enum.Enum):
     """From this host's device to a node."""
     DELIVER = "deliver"
     """From a node to this host's device."""
+    ANSWER = "answer"
+    """From this host's device to a service in this process."""
     FORWARD = "forward"
     """From one node to another: the TTL goes down."""
     DROP = "drop"
@@ -37,8 +39,9 @@ class Verdict:
 
     node: to whom SEND and FORWARD go, and whom a DROP for UNREACHABLE lacks a connection to.
     source, destination: the members that policy is asked about.
-    reason: of a DROP. problem: what the sender of a dropped packet is told, None for nothing.
-    before_policy: a DROP that policy is not asked about.
+    reason: of a DROP, or where an ANSWER has none. problem: what the sender of a dropped packet is
+    told, None for nothing.
+    before_policy: a DROP or ANSWER that policy is not asked about.
     """
 
     action: Action
@@ -52,6 +55,12 @@ class Verdict:
 
 _CONFINED = Verdict(Action.DROP, reason=DropReason.LINK_LOCAL, before_policy=True)
 _UNKNOWN = Verdict(Action.DROP, reason=DropReason.UNKNOWN_CONNECTION, before_policy=True)
+_ANSWERED = Verdict(
+    Action.ANSWER, reason=DropReason.UNANSWERED, problem=Problem.PROHIBITED, before_policy=True
+)
+_NOT_FOR_OTHERS = Verdict(
+    Action.DROP, reason=DropReason.UNANSWERED, problem=Problem.PROHIBITED, before_policy=True
+)
 _SPOOFED = Verdict(Action.DROP, reason=DropReason.SPOOFED_SOURCE, before_policy=True)
 
 
@@ -61,6 +70,8 @@ def outbound(snapshot: Snapshot, source: bytes, destination: bytes) -> Verdict:
         return _CONFINED
     if destination in snapshot.local:
         return Verdict(Action.DROP, reason=DropReason.LOOP, before_policy=True)
+    if destination in snapshot.services:
+        return _ANSWERED if source in snapshot.local else _NOT_FOR_OTHERS
     owner = snapshot.owners.owner(destination)
     hop = snapshot.fib.lookup(destination)
     if hop is None:
@@ -108,7 +119,7 @@ def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
     This is feasible-path reverse path forwarding (RFC 8704): what counts is not only the way in
     use to the address but every way that could be, for the two sides may choose different ones.
 
-    - An address of its own is the peer's, an address of ours is nobody else's.
+    - An address of its own is the peer's, an address of ours or of our services nobody else's.
     - Otherwise the longest prefix known for the address decides. That is the address alone where
       it is a known member's own. The peer may use it where it is a candidate for that prefix, as
       an owner or as a gateway that offers it now, which its certificate has to cover; or where a
@@ -119,7 +130,7 @@ def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
       internet has 0.0.0.0/0), and for the default gateway.
     """
     member = snapshot.members.get(peer)
-    if member is None or source in snapshot.local:
+    if member is None or source in snapshot.local or source in snapshot.services:
         return False
     address = ip_address(source)
     if address in member.addresses:

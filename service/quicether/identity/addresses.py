@@ -12,6 +12,8 @@ from quicether.model import NodeId
 
 IPV4_POOL: Final = IPv4Network("100.64.0.0/10")
 """Shared address space (RFC 6598): on no LAN, and not routed on the Internet."""
+_NAMES_HOST: Final = 0x53
+"""Host part of the IPv6 address for names: ::53, as DNS's port."""
 
 
 def network_prefix(network_id: bytes) -> IPv6Network:
@@ -27,20 +29,38 @@ def ipv6_address(network_id: bytes, node_id: NodeId) -> IPv6Address:
     return IPv6Address(b"\xfd" + network_id[:5] + node_id.value[:10])
 
 
+def names_ipv4(network_id: bytes) -> IPv4Address:
+    """Return the IPv4 address at which every node answers its own host for the network's names.
+
+    No node has it. It is another one in each network, so that a host can be in several.
+    """
+    digest = hashlib.sha256(b"quicether names\0" + network_id).digest()
+    usable = IPV4_POOL.num_addresses - 2
+    return IPV4_POOL.network_address + 1 + int.from_bytes(digest) % usable
+
+
+def names_addresses(network_id: bytes) -> tuple[IPv4Address, IPv6Address]:
+    """Return both addresses at which a node answers its own host for the network's names."""
+    return names_ipv4(network_id), network_prefix(network_id)[_NAMES_HOST]
+
+
 def ipv4_candidates(
     network_id: bytes, node_id: NodeId, pool: IPv4Network = IPV4_POOL
 ) -> Iterator[IPv4Address]:
     """Yield every usable address of pool once, beginning at one that the node's id chooses.
 
     The first and the last address of the pool are left out: some stacks take them for the
-    network and its broadcast.
+    network and its broadcast. So is the one of the network's names.
     """
+    reserved = names_ipv4(network_id)
     usable = pool.num_addresses - 2
     digest = hashlib.sha256(b"quicether ipv4\0" + network_id + node_id.value).digest()
     start = int.from_bytes(digest) % usable if usable > 0 else 0
     base = int(pool.network_address) + 1
     for step in range(usable):
-        yield IPv4Address(base + (start + step) % usable)
+        candidate = IPv4Address(base + (start + step) % usable)
+        if candidate != reserved:
+            yield candidate
 
 
 def choose_ipv4(

@@ -18,7 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quicether.errors import ConfigError, IdentityError, TrustError
 from quicether.identity import certificates, files, issuing
-from quicether.identity.addresses import IPV4_POOL, choose_ipv4, ipv6_address
+from quicether.identity.addresses import (
+    IPV4_POOL,
+    choose_ipv4,
+    ipv6_address,
+    names_addresses,
+)
 from quicether.identity.certificates import Grant
 from quicether.identity.issued import (
     MAX_CERTIFICATES,
@@ -251,6 +256,8 @@ class Authority:
         for address in wanted:
             if address in taken:
                 raise ConfigError(f"address {address} is node {taken[address]}'s already")
+            if address in names_addresses(self.network_id):
+                raise ConfigError(f"address {address} is where every node answers for names")
         chosen = list(dict.fromkeys(wanted))
         for version in (4, 6):
             if any(address.version == version for address in wanted):
