@@ -1,0 +1,219 @@
+"""The policy and the audit trail on hosts: what leaves, what arrives, what is forwarded, who lies.
+
+laptop ┐
+rogue ─┼─ hub (gateway) ─ far (behind the hub alone)
+       └─ office ─ server (10.1.0.50)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cables import Cable, Switch
+from support.commands import wait_until
+from support.hosts import Host, LightHost, Router
+from support.node import Network, Node, OrderError, up
+from support.stream import Stream
+
+LAN, SERVER = "10.1.0.0/16", "10.1.0.50"
+ALLOW = {"id": "all", "action": "allow", "subject": "*", "object": "*"}
+
+_REFUSED = """
+import errno, socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
+except OSError as error:
+    print(errno.errorcode.get(error.errno, str(error)))
+else:
+    print("connected")
+"""
+
+
+def connect(host: Host, address: str, port: int) -> str:
+    """What a TCP connection comes to: `connected`, or the name of the error."""
+    command = ["/usr/bin/python3", "-c", _REFUSED, address, str(port)]
+    return host.run(command).stdout.strip()
+
+
+@dataclass
+class Lab:
+    """The hosts; folder holds each node's policy and audit trail under its name."""
+
+    folder: Path
+    nodes: dict[str, Node]
+    server: LightHost
+
+    def rule(self, node: str, *rules: dict[str, Any]) -> None:
+        """Put rules in force on a node, the first that matches wins."""
+        self.write(node, "".join(["[groups.staff]\n", *map(_toml, rules)]))
+        self.nodes[node].reload()
+
+    def write(self, node: str, text: str) -> None:
+        """Write a node's policy file."""
+        (self.folder / f"{node}.toml").write_text(text)
+
+    def audit(self, node: str, **fields: object) -> list[dict[str, Any]]:
+        """A node's audit records with these fields, `event` among them."""
+        lines = (self.folder / f"{node}.audit").read_text().splitlines()
+        records = map(json.loads, lines)
+        return [r for r in records if all(r.get(key) == value for key, value in fields.items())]
+
+    def wait_for_audit(self, node: str, **fields: object) -> list[dict[str, Any]]:
+        """Wait until there are such records, and return them."""
+        return wait_until(lambda: self.audit(node, **fields), 5, f"{node} writes {fields}")
+
+
+def _toml(rule: dict[str, Any]) -> str:
+    fields = "".join(f"{key} = {json.dumps(value)}\n" for key, value in rule.items())
+    return f"[[rules]]\n{fields}"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("policy")
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        network = Network(folder)
+        office, server = enter(Router("office")), enter(LightHost("server"))
+        laptop, rogue, hub, far = (
+            enter(LightHost(name)) for name in ("laptop", "rogue", "hub", "far")
+        )
+        enter(network)
+        underlay, line = enter(Switch("underlay")), enter(Cable(hub, far))
+        for number, host in enumerate((hub, office, laptop, rogue), 1):
+            port = underlay.plug(host)
+            host.configure_link(port.ifname, [f"192.0.2.{number}/24"])
+        hub.configure_link(line.a.ifname, ["198.51.100.1/24"])
+        far.configure_link(line.b.ifname, ["198.51.100.2/24"])
+        lan = enter(Cable(office, server))
+        office.configure_link(lan.a.ifname, ["10.1.0.1/16"])
+        server.configure_link(lan.b.ifname, [f"{SERVER}/16"], gateway="10.1.0.1")
+        hub_prefixes = ["100.64.0.0/10", "fd00::/8"]
+        nodes = {
+            "hub": network.node(hub, prefixes=hub_prefixes),
+            "office": network.node(office, prefixes=[LAN]),
+            "laptop": network.node(laptop, groups=["staff"]),
+            "rogue": network.node(rogue),
+            "far": network.node(far),
+        }
+        found = Lab(folder, nodes, server)
+        more = {
+            "hub": {"role": "gateway", "forward-nodes": "*"},
+            "office": {"peers": "hub@192.0.2.1", "advertise-subnets": LAN},
+            "laptop": {"peers": "hub@192.0.2.1 office@192.0.2.2"},
+            "rogue": {"peers": "hub@192.0.2.1 office@192.0.2.2"},
+            "far": {"peers": "hub@198.51.100.1"},
+        }
+        for name in nodes:
+            found.write(name, _toml(ALLOW))
+            more[name] |= {
+                "policy-file": str(folder / f"{name}.toml"),
+                "audit-log": str(folder / f"{name}.audit"),
+            }
+        up(*((node, more[name]) for name, node in nodes.items()))
+        for name in ("laptop", "rogue"):
+            nodes[name].wait_for_peer("office")
+            nodes[name].wait_for_route(LAN)
+        nodes["laptop"].wait_for_route(f"{nodes['far'].address()}/32")
+        nodes["far"].wait_for_route(f"{nodes['laptop'].address()}/32")
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def everything_allowed(lab: Lab) -> Iterator[None]:
+    yield
+    for name in lab.nodes:
+        lab.rule(name, ALLOW)
+
+
+DENY_SSH = {
+    "id": "no-ssh",
+    "action": "deny",
+    "subject": "group:staff",
+    "object": LAN,
+    "protocols": ["tcp"],
+    "ports": [22],
+}
+
+
+@pytest.mark.parametrize("where", ["laptop", "office"])
+def test_what_is_denied_where_it_leaves_or_arrives(lab: Lab, where: str) -> None:
+    laptop = lab.nodes["laptop"]
+    lab.rule(where, DENY_SSH, ALLOW)
+    before = lab.nodes[where].drops().get("policy-denied", 0)
+    # ICMP "prohibited" ends the attempt at once: a host that is silent would time out.
+    assert connect(laptop.host, SERVER, 22) == "EHOSTUNREACH"
+    assert connect(laptop.host, SERVER, 23) == "ECONNREFUSED"
+    assert lab.nodes[where].drops()["policy-denied"] > before
+    (record,) = lab.wait_for_audit(where, event="denied", rule_id="no-ssh")
+    assert (record["src_name"], record["dest_ip"], record["dest_port"]) == ("laptop", SERVER, 22)
+    assert record["dest_name"] == "office"
+    verdict = lab.nodes[where].policy("laptop", SERVER, "tcp", 22)
+    assert (verdict["allowed"], verdict["rule"]) == (False, "no-ssh")
+
+
+def test_what_is_denied_where_it_is_forwarded(lab: Lab) -> None:
+    laptop, far = lab.nodes["laptop"], lab.nodes["far"]
+    assert laptop.lookup(far.address())["next_hop"] == "gateway"
+    assert connect(laptop.host, far.address(), 22) == "ECONNREFUSED"
+    lab.rule("hub", {**DENY_SSH, "object": "far"}, ALLOW)
+    assert connect(laptop.host, far.address(), 22) == "EHOSTUNREACH"
+    assert connect(laptop.host, far.address(), 23) == "ECONNREFUSED"
+    (record,) = lab.wait_for_audit("hub", event="denied", rule_id="no-ssh")
+    assert (record["src_name"], record["dest_name"]) == ("laptop", "far")
+
+
+def test_answers_need_no_rule_and_the_way_back_is_denied(lab: Lab) -> None:
+    laptop, office = lab.nodes["laptop"], lab.nodes["office"]
+    only = {"id": "out", "action": "allow", "subject": "laptop", "object": "office"}
+    lab.rule("laptop", only)
+    assert connect(laptop.host, SERVER, 80) == "ECONNREFUSED"
+    laptop.host.run(["ping", "-c", "1", "-W", "5", office.address()])
+    assert connect(lab.server, laptop.address(), 80) == "EHOSTUNREACH"
+    assert lab.wait_for_audit("laptop", event="denied", rule_id="default")
+
+
+def test_a_reload_keeps_the_flows_that_stay_allowed_and_a_bad_file_changes_nothing(
+    lab: Lab,
+) -> None:
+    office = lab.nodes["office"]
+    with Stream(lab.server, lab.nodes["laptop"].host, SERVER) as stream:
+        wait_until(stream.received, 5, "the transfer begins")
+        lab.rule("office", {**ALLOW, "id": "staff", "subject": "group:staff"})
+        before = stream.received()
+        wait_until(lambda: stream.received() > before + 500_000, 5, "the transfer goes on")
+        assert connect(lab.nodes["rogue"].host, SERVER, 80) == "EHOSTUNREACH"
+        lab.write("office", _toml({**ALLOW, "action": "alow"}))
+        with pytest.raises(OrderError, match=r"office.toml: line 3, rule 'all': action: 'alow'"):
+            office.reload()
+        assert lab.wait_for_audit("office", event="policy-refused")
+        before = stream.received()
+        wait_until(lambda: stream.received() > before + 500_000, 5, "the transfer goes on")
+        assert stream.stood_still() < 1
+        lab.rule("office", {**ALLOW, "action": "deny", "id": "none"})
+        before = stream.received()
+        time.sleep(1)
+        assert stream.received() <= before + 200_000
+
+
+def test_a_member_that_sends_as_another_gets_nothing_through(lab: Lab) -> None:
+    rogue, laptop = lab.nodes["rogue"], lab.nodes["laptop"]
+    for stolen in ("10.9.9.9", laptop.address()):
+        before = lab.nodes["office"].drops().get("spoofed-source", 0)
+        rogue.host.run(["ip", "address", "add", f"{stolen}/32", "dev", "lo"])
+        ping = ["ping", "-c", "3", "-i", "0.2", "-W", "1", "-I", stolen, SERVER]
+        assert "100% packet loss" in rogue.host.run(ping, check=False).stdout
+        assert lab.nodes["office"].drops()["spoofed-source"] == before + 3
+        records = lab.wait_for_audit("office", event="spoofed-source", src_ip=stolen)
+        assert {record["src_name"] for record in records} == {"rogue"}
+        assert (
+            lab.audit("office", event="flow", src_ip=stolen, protocol="icmp", dest_ip=SERVER) == []
+        )
