@@ -97,6 +97,24 @@ def test_a_prefix_appears_and_vanishes_within_seconds() -> None:
     assert not any(later in lab.known(node) for node in others)
 
 
+@pytest.mark.parametrize("between", [0.0, 0.05, 0.12, 0.2, 0.3, 0.5])
+def test_withdrawals_in_quick_succession_all_arrive(between: float) -> None:
+    lab = Lab(6)
+    node = lab.nodes[3]
+    later = ip_network("10.99.0.0/16")
+    lab.advertise(node, later)
+    lab.wait(60.0)
+    lab.withdraw(node, later)
+    lab.wait(between)
+    lab.withdraw(node, node.member.prefixes[0])
+    lab.wait(5.0)
+    others = [other for other in lab.nodes if other is not node]
+    assert not any({later, node.member.prefixes[0]} & lab.known(other) for other in others)
+    lab.advertise(node, later)
+    lab.wait(5.0)
+    assert all(later in lab.known(other) for other in others)
+
+
 def test_each_change_is_told_once() -> None:
     lab = Lab(6)
     lab.wait(2 * 3600.0)

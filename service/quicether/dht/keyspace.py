@@ -91,6 +91,11 @@ def directory_keys(network_id: bytes) -> tuple[int, ...]:
     return tuple(key_of(network_id, "INDEX", name) for name in (*blocks, _ANY))
 
 
+def any_key(network_id: bytes) -> int:
+    """Return the index key of all that lies outside the private blocks of IPv4."""
+    return key_of(network_id, "INDEX", _ANY)
+
+
 def address_keys(network_id: bytes, address: Address) -> tuple[int, ...]:
     """Return the keys that hold the records of every prefix that could cover an address."""
     host = host_prefix(address)

@@ -45,7 +45,7 @@ REUSE: Final = 5.0
 class _Place:
     """One key under which we publish.
 
-    contents: by slot. leaving: what is being withdrawn, until a fresh lookup's holders know.
+    contents: by slot. leaving: what the next round withdraws.
     holders: who keeps our records, and whether they have our certificate. due: next publication.
     fresh: it begins with a lookup. lost, named: holders that failed and were found, this round.
     open: answers to wait for. early: seconds to the next round while the place is new.
@@ -163,17 +163,20 @@ class Publisher:
         if place.open:
             place.again = True
             return
-        wires = self._wires(key, place, now)
-        fresh = place.fresh or not place.holders or bool(place.leaving)
+        # What is withdrawn while this round runs has to wait for the next.
+        leaving, place.leaving = place.leaving, {}
+        wires = self._wires(key, place, leaving, now)
+        fresh = place.fresh or not place.holders or bool(leaving)
         place.fresh = False
         place.lost = place.named = 0
-        if place.leaving or not fresh:
+        told = set(place.holders) if leaving or not fresh else set()
+        if told:
             self._store_all(key, place, place.holders, wires, now)
         if fresh:
             place.open += 1
 
             def found(lookup: Lookup, at: float) -> None:
-                self._found(key, place, wires, lookup, at)
+                self._found(key, place, wires, told, lookup, at)
 
             Search(self._core, key, found, seeds=place.holders).start(now)
         life = min((self._ttl(c) for c in place.contents.values()), default=None)
@@ -182,14 +185,18 @@ class Publisher:
             place.early = min(4 * place.early, NODE_TTL)
 
     def _found(
-        self, key: int, place: _Place, wires: list[bytes], lookup: Lookup, now: float
+        self,
+        key: int,
+        place: _Place,
+        wires: list[bytes],
+        told: set[Contact],
+        lookup: Lookup,
+        now: float,
     ) -> None:
-        told = place.holders if place.leaving else {}
         closest = lookup.closest(K)
         missing = [contact for contact in closest if contact not in told]
         place.holders = {contact: place.holders.get(contact, False) for contact in closest}
         self._store_all(key, place, missing, wires, now)
-        place.leaving.clear()
         self._close(key, place, now)
 
     def _store_all(
@@ -260,9 +267,11 @@ class Publisher:
         elif not place.contents and not place.leaving:
             self._places.pop(key, None)
 
-    def _wires(self, key: int, place: _Place, now: float) -> list[bytes]:
+    def _wires(
+        self, key: int, place: _Place, leaving: dict[bytes, Content], now: float
+    ) -> list[bytes]:
         wires = [self._seal(slot, c, self._ttl(c), now) for slot, c in place.contents.items()]
-        wires += [self._seal(slot, c, 0, now) for slot, c in place.leaving.items()]
+        wires += [self._seal(slot, c, 0, now) for slot, c in leaving.items()]
         for record in self._core.checked(key, wires, now):
             self._keep(key, record, now)
         return wires
