@@ -48,9 +48,13 @@ class OrderError(Exception):
 
 
 class Network:
-    """An authority, and the nodes that it certified. folder: for all their files."""
+    """An authority, and the nodes that it certified.
 
-    def __init__(self, folder: Path, name: str = TUNNEL) -> None:
+    folder: for all their files. record_life: seconds that what they say in the DHT lives at most.
+    """
+
+    def __init__(self, folder: Path, name: str = TUNNEL, *, record_life: int | None = None) -> None:
+        self.record_life: Final = record_life
         self.name: Final = name
         self.folder: Final = folder
         self.authority: Final = Authority.create(folder / "authority", name, datetime.now(UTC))
@@ -98,7 +102,12 @@ class Network:
             groups=list(groups),
             validity=validity,
         )
-        node = Node(host, store, store.install(certificate, self.authority.certificate, now))
+        node = Node(
+            host,
+            store,
+            store.install(certificate, self.authority.certificate, now),
+            self.record_life,
+        )
         self.nodes.append(node)
         return node
 
@@ -106,7 +115,14 @@ class Network:
 class Node:
     """One node: a process on its host. member: what its certificate says."""
 
-    def __init__(self, host: LightHost, store: NetworkStore, member: Member) -> None:
+    def __init__(
+        self,
+        host: LightHost,
+        store: NetworkStore,
+        member: Member,
+        record_life: int | None = None,
+    ) -> None:
+        self._arguments: Final = [] if record_life is None else [str(record_life)]
         self.host: Final = host
         self.store: Final = store
         self.member: Final = member
@@ -276,7 +292,7 @@ class Node:
     def _start(self) -> subprocess.Popen[str]:
         with self._log_path.open("a") as log:
             return self.host.popen(
-                [sys.executable, "-m", "support.node_process"],
+                [sys.executable, "-m", "support.node_process", *self._arguments],
                 env={
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "QUICETHER_ETC": str(self.store.etc),

@@ -18,6 +18,7 @@ from quicether.config.load import load, stored_file
 from quicether.config.settings import Settings
 from quicether.daemon.links import Links
 from quicether.daemon.tunnel import Tunnel
+from quicether.dht.core import DhtConfig
 from quicether.errors import ConfigError, HostError, QuicEtherError
 from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
 from quicether.journal import ABOUT
@@ -29,10 +30,14 @@ MAX_FAILURES: Final = 64
 
 
 class Tunnels:
-    """All tunnels of this machine. links: who may own their links; netlink where it is None."""
+    """All tunnels of this machine.
 
-    def __init__(self, links: Links | None = None) -> None:
+    links: who may own their links; netlink where it is None. dht: constants of the networks' DHT.
+    """
+
+    def __init__(self, links: Links | None = None, dht: DhtConfig | None = None) -> None:
         self._links = links or Links()
+        self._dht = dht or DhtConfig()
         self._tunnels: dict[str, Tunnel] = {}
         self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -130,7 +135,9 @@ class Tunnels:
             network_settings.tun_name,
             network_settings.netns,
         )
-        tunnel = Tunnel(name, settings, identity, link, lambda: self._changed(), self._lost)
+        tunnel = Tunnel(
+            name, settings, identity, link, lambda: self._changed(), self._lost, self._dht
+        )
         self._tunnels[name] = tunnel
         try:
             await tunnel.start()

@@ -16,12 +16,14 @@ from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVer
 from quicether.config.settings import Settings, as_text
 from quicether.counters import Counters
 from quicether.daemon import report, site
+from quicether.daemon.discovery import discovery
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
+from quicether.dht.core import DhtConfig
 from quicether.errors import ConfigError, HostError, QuicEtherError
 from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
@@ -41,6 +43,7 @@ SETTLE_TIME: Final = 2.5
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
+LOOKUP_PATIENCE: Final = 5.0
 FIXED: Final = (
     ("network", "name"),
     ("network", "tun_name"),
@@ -68,10 +71,11 @@ class Tunnel:
         link: Choice,
         changed: Callable[[], None],
         lost: Callable[[Tunnel, HostError], None],
+        dht: DhtConfig,
     ) -> None:
         """changed: called when anything that the bus publishes may be different.
 
-        lost: called when the device was taken away while the tunnel runs.
+        lost: called when the device was taken away while the tunnel runs. dht: its constants.
         Raises ConfigError: the settings ask for what the node's certificate does not allow.
         """
         self.name = name
@@ -118,6 +122,9 @@ class Tunnel:
         )
         self._mesh.use_policy(self._guard.policy)
         self._membership = membership(identity, self._mesh, self._endpoint, self.counters)
+        self._discovery = discovery(
+            identity, self._mesh, self.counters, self._guard.audit, lambda: self.endpoints, dht
+        )
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,6 +147,8 @@ class Tunnel:
             self._mesh.start(forwarder, self.settings.overlay.peers)
             if self._membership is not None:
                 self._membership.start()
+            found_by = self.settings.discovery
+            self._discovery.start(found_by.routes, found_by.bootstrap_nodes)
             self._device.start(forwarder.outbound, lambda error: self._lost(self, error))
             await self._link.apply(self.host_config)
         except BaseException:
@@ -160,6 +169,7 @@ class Tunnel:
         await asyncio.gather(*running, return_exceptions=True)
         if self._membership is not None:
             await self._membership.close()
+        await self._discovery.close()
         await self._mesh.close()
         await self._endpoint.close()
         if self._device is not None:
@@ -196,6 +206,7 @@ class Tunnel:
         await self._measure()
         self._mesh.use_policy(self._guard.policy)
         self._mesh.want_configured(settings.overlay.peers)
+        self._discovery.use(settings.discovery.routes, settings.discovery.bootstrap_nodes)
         self._wake()
 
     async def renew(self) -> datetime:
@@ -275,8 +286,9 @@ class Tunnel:
         return report.routes(self._mesh)[start : start + count]
 
     async def lookup(self, address: Address) -> LookupResult:
-        """Say where packets to address go."""
-        return report.lookup(self._mesh, address, asked=False)
+        """Say where packets to address go, after the DHT was asked."""
+        asked = await self._discovery.ask(address, LOOKUP_PATIENCE)
+        return report.lookup(self._mesh, address, asked=asked)
 
     async def ping(self, node: str) -> PingResult:
         """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
@@ -334,7 +346,9 @@ class Tunnel:
             self._mtu(),
             self.listen_port,
         )
-        self._refused = (*found.refusals, *self._mesh.offers.refusals)
+        self._mesh.outside.route(found.config.prefixes)
+        offers, published = self._mesh.offers.refusals, self._discovery.refusals
+        self._refused = (*found.refusals, *offers, *published)
         return found.config
 
     def _wake(self) -> None:
@@ -362,6 +376,7 @@ class Tunnel:
         log.info("tunnel %s: the host's network changed", self.name)
         self._underlay = underlay
         self._mesh.underlay_changed()
+        self._discovery.moved()
         self._spawn(self._measure())
         self._wake()
 

@@ -8,6 +8,7 @@
 /var/lib/quicether/NAME/     node.key        this machine's key           quicether, 0600
                              node.crt        what the daemon got by renewal
                              revoked.crl     the newest list seen on the network
+                             peers.json      whom to ask first at the next start
 """
 
 from __future__ import annotations
@@ -101,6 +102,11 @@ class NetworkStore:
     def renewed_path(self) -> Path:
         """The certificate that the daemon got by renewal, which cannot write the other one."""
         return self.state_directory / "node.crt"
+
+    @property
+    def peers_path(self) -> Path:
+        """The peers of the last run, as the daemon keeps them."""
+        return self.state_directory / "peers.json"
 
     @property
     def has_authority(self) -> bool:
@@ -272,6 +278,8 @@ class NetworkStore:
             self.directory / REVOKED,
             self.directory / files.LOCK,
             self.state_directory / REVOKED,
+            self.peers_path,
+            self.peers_path.with_name(f"{self.peers_path.name}.damaged"),
             *(() if keep_key else (self.key_path,)),
         ):
             found |= files.remove_file(path)

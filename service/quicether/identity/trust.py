@@ -25,6 +25,10 @@ class Trust(Protocol):
     """Judges certificates for one network."""
 
     @property
+    def network(self) -> str:
+        """The network's name on this machine."""
+
+    @property
     def network_id(self) -> bytes:
         """What sets this network apart from every other, 32 bytes. Same on all its members."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,13 +13,17 @@ from quicether.dht.contents import (
     NodeContent,
     SubnetContent,
 )
+from quicether.dht.node import DhtNode
 from quicether.dht.publisher import MAX_CONTENTS
-from quicether.model import Member, Prefix, UnderlayAddress
+from quicether.dht.records import RecordSigner
+from quicether.model import Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.gateways import Offers
 
 MAX_ADDRESSES: Final = 8
 """Underlay addresses in one NODE record."""
 _MAX_GATEWAY_PREFIXES: Final = 16
+GATEWAY_LINGER: Final = 60.0
+"""Seconds for which a gateway goes on to name a node whose connection is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +67,58 @@ def advertisement(
         "the rest is known to connected peers alone"
     )
     return Advertisement(tuple(found[:MAX_CONTENTS]), (sentence,))
+
+
+class Advertiser:
+    """Brings what a DHT machine publishes in line with what the node has to say.
+
+    What a gateway says of other nodes comes and goes with their connections, so a GW record stays
+    for `GATEWAY_LINGER` after its node was last connected.
+    """
+
+    def __init__(self, node: DhtNode) -> None:
+        self._node = node
+        self._needed: dict[Content, float] = {}
+
+    def publish(self, contents: Iterable[Content], now: float) -> None:
+        """Publish contents and withdraw what is no longer among them. now: monotonic seconds."""
+        wanted = {(content.kind, content.subject): content for content in contents}
+        present = {(content.kind, content.subject): content for content in self._node.published}
+        for content in wanted.values():
+            self._needed[content] = now
+        for key, content in present.items():
+            if key in wanted:
+                continue
+            needed = self._needed.get(content, now)
+            if content.kind == GatewayContent.kind and now - needed < GATEWAY_LINGER:
+                continue
+            self._needed.pop(content, None)
+            self._node.withdraw(content, now)
+        for key, content in wanted.items():
+            if present.get(key) != content:
+                if key in present:
+                    self._needed.pop(present[key], None)
+                self._node.publish(content, now)
+
+    def withdraw_all(self, now: float) -> None:
+        """Take everything back, because the node leaves."""
+        for content in self._node.published:
+            self._node.withdraw(content, now)
+        self._needed.clear()
+
+
+class RenewableSigner:
+    """Signs with the certificate that is in force. sign: Ed25519, with the node's key."""
+
+    def __init__(
+        self, network_id: bytes, owner: NodeId, certificate: bytes, sign: Callable[[bytes], bytes]
+    ) -> None:
+        self.certificate = certificate
+        self._network_id = network_id
+        self._owner = owner
+        self._sign = sign
+
+    def seal(self, content: Content, issued: int, ttl: int) -> bytes:
+        """Return a signed record. issued: milliseconds since 1970. ttl: seconds, 0 withdraws."""
+        signer = RecordSigner(self._network_id, self._owner, self.certificate, self._sign)
+        return signer.seal(content, issued, ttl)

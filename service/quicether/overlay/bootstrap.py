@@ -100,7 +100,7 @@ def read_cache(data: bytes) -> list[Contact]:
 def _contact(peer: dict[str, object]) -> Contact:
     endpoints = peer["endpoints"]
     if not isinstance(endpoints, list):
-        raise ValueError("endpoints is no list")
+        raise TypeError("endpoints is no list")
     found = [UnderlayAddress.of_socket((str(host), int(port))) for host, port in endpoints]
     return Contact.unpack(Contact.of(NodeId.parse(str(peer["node"])), *found).wire)
 

@@ -7,16 +7,43 @@ from collections.abc import Callable
 from typing import Final
 
 from quicether.dht.contact import Contact
+from quicether.dht.contents import RecordRefused
 from quicether.dht.events import Event, SendRequest
 from quicether.dht.node import DhtNode
+from quicether.dht.records import Record, Verifier
 from quicether.errors import QuicEtherError
-from quicether.model import UnderlayAddress
+from quicether.model import Member, NodeId, UnderlayAddress
+from quicether.overlay.neighbours import AuditEvents
 from quicether.overlay.pool import Pool
 from quicether.transport.endpoint import Connection
 from quicether.transport.messages import RpcKind
 
 CLOCK_STEP: Final = 1.0
 """Seconds by which the host's clock has to be set for records to be judged by the new time."""
+
+
+class AuditedVerifier:
+    """Judges records, and has those that do not count written down.
+
+    sender: who handed over what is judged now.
+    """
+
+    def __init__(self, verifier: Verifier, audit: AuditEvents) -> None:
+        self.sender: Member | NodeId | None = None
+        self._verifier = verifier
+        self._audit = audit
+
+    def verify(self, wire: bytes, wall: float) -> Record:
+        """Return the record. wall: seconds since 1970. Raises RecordRefused."""
+        try:
+            return self._verifier.verify(wire, wall)
+        except RecordRefused as refusal:
+            self._audit.record_refused(self.sender, str(refusal))
+            raise
+
+    def forget(self, owner: NodeId) -> None:
+        """Judge everything of an owner anew."""
+        self._verifier.forget(owner)
 
 
 class DhtDriver:
@@ -29,14 +56,19 @@ class DhtDriver:
         self,
         node: DhtNode,
         pool: Pool,
+        verifier: AuditedVerifier,
         *,
         clock: Callable[[], float],
         wall: Callable[[], float],
         told: Callable[[Event], None],
     ) -> None:
-        """clock: monotonic seconds. wall: seconds since 1970. told: gets every other event."""
+        """verifier: the node's. clock: monotonic seconds. wall: seconds since 1970.
+
+        told: gets every event that is not the driver's own.
+        """
         self.node: Final = node
         self._pool = pool
+        self._verifier = verifier
         self._clock = clock
         self._wall = wall
         self._told = told
@@ -48,6 +80,13 @@ class DhtDriver:
         """Begin."""
         self.node.start(self._clock())
         self.pump()
+
+    async def drain(self, patience: float) -> None:
+        """Do what is due and wait until every question is answered, at most patience seconds."""
+        end = self._clock() + patience
+        self._on_timer()
+        while self._questions and (left := end - self._clock()) > 0:
+            await asyncio.wait(self._questions, timeout=left)
 
     async def close(self) -> None:
         """Stop; no question is waited for."""
@@ -61,9 +100,11 @@ class DhtDriver:
     async def answer(self, connection: Connection, body: bytes) -> bytes:
         """Answer the question of a peer. Raises ProtocolError: it is malformed."""
         self._pool.used(connection.member.node_id)
+        self._verifier.sender = connection.member
         try:
             return self.node.handle_request(contact_of(connection), body, self._clock())
         finally:
+            self._verifier.sender = None
             self.pump()
 
     def connected(self, connection: Connection) -> None:
@@ -98,7 +139,9 @@ class DhtDriver:
         except (TimeoutError, QuicEtherError):
             self.node.failed(request.call, self._clock())
         else:
+            self._verifier.sender = connection.member
             self.node.response(request.call, answer, self._clock())
+            self._verifier.sender = None
         self.pump()
 
     def _set_timer(self) -> None:
@@ -111,7 +154,6 @@ class DhtDriver:
             self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
         now = self._clock()
         offset = self._wall() - now
         if abs(offset - self.node.clock_offset) > CLOCK_STEP:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from quicether.config.values import HostPort
 from quicether.errors import HostError, QuicEtherError, UnreachableError
 from quicether.model import UnderlayAddress
+from quicether.overlay.outside import Outside
 from quicether.overlay.peers import MAX_ADDRESSES, PeerTable, Target
 from quicether.transport.endpoint import ConnectFailed, Endpoint
 
@@ -25,8 +26,13 @@ class Dialer:
         endpoint: Endpoint,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        outside: Outside,
     ) -> None:
-        """clock: monotonic seconds. changed: called when the outcome of a target changed."""
+        """clock: monotonic seconds. changed: called when the outcome of a target changed.
+
+        outside: tells which addresses can be connected to.
+        """
+        self._outside = outside
         self._peers = peers
         self._endpoint = endpoint
         self._clock = clock
@@ -96,5 +102,9 @@ class Dialer:
                 error = HostError(f"peer {location}: its name does not resolve: {problem.strerror}")
                 continue
             for *_, name in infos:
-                found[UnderlayAddress.of_socket((str(name[0]), int(name[1])))] = None
+                address = UnderlayAddress.of_socket((str(name[0]), int(name[1])))
+                if self._outside.holds(address.ip):
+                    found[address] = None
+                else:
+                    error = UnreachableError(f"peer {location}: {address} is inside the overlay")
         return list(found)[:MAX_ADDRESSES], error

@@ -87,6 +87,10 @@ class Findings:
             NextHop.via_gateway(node): tuple(forwarded),
         }
 
+    def prefixes(self, node: NodeId) -> list[Prefix]:
+        """Return every prefix that leads to a node, in either way."""
+        return [prefix for prefixes in self.routes(node).values() for prefix in prefixes]
+
     def addresses(self, node: NodeId) -> tuple[UnderlayAddress, ...]:
         """Return where a node says it can be reached, best first."""
         for content in self._contents(node):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether.counters import Counters
 from quicether.errors import IdentityError
@@ -126,3 +127,5 @@ class Membership:
 
     def _use(self, certificate: x509.Certificate) -> None:
         self._endpoint.update_identity(certificate)
+        if self._mesh.discovery is not None:
+            self._mesh.discovery.renewed(certificate.public_bytes(Encoding.DER))

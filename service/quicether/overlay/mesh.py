@@ -24,12 +24,13 @@ from quicether.overlay import gateways
 from quicether.overlay.dialer import Dialer
 from quicether.overlay.gateways import Forwarding
 from quicether.overlay.neighbours import AuditEvents, Discovery, RpcService
+from quicether.overlay.outside import Outside
 from quicether.overlay.peers import PeerTable, TargetKind
 from quicether.overlay.pings import Pings
 from quicether.overlay.prober import Prober
 from quicether.overlay.routes import OverlayRoutes
 from quicether.transport.endpoint import CloseCode, ConnectFailed, Connection, Endpoint
-from quicether.transport.messages import Announce, Hello, Message, Ping, Pong, RpcKind
+from quicether.transport.messages import Announce, Hello, Message, Observed, Ping, Pong, RpcKind
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Mesh:
         self.me = me
         self.routes = routes
         self.peers = PeerTable(me.node_id, entropy)
+        self.outside = Outside(me)
         self.discovery: Discovery | None = None
         self.capabilities: frozenset[str] = frozenset()
         self._followers: list[Callable[[Connection], None]] = []
@@ -70,7 +72,7 @@ class Mesh:
         self._clock = clock
         self._changed = changed
         self._audit = audit
-        self._dialer = Dialer(self.peers, endpoint, clock, self._mark)
+        self._dialer = Dialer(self.peers, endpoint, clock, self._mark, self.outside)
         self._forwarder: Forwarder | None = None
         self._policy: PacketPolicy | None = None
         self.offers = gateways.NOTHING
@@ -127,8 +129,14 @@ class Mesh:
         if self._closed or node == self.me.node_id:
             return
         key, kind = str(node), TargetKind.DISCOVERED
-        self.peers.want(key, locations, kind, self._clock(), expect=node)
-        self._dialer.wake()
+        self.peers.want(key, locations, kind, self._clock(), expect=node, more=True)
+        self.wake()
+
+    def wake(self) -> None:
+        """Start the attempts that are due, and publish what changed."""
+        if not self._closed:
+            self._dialer.wake()
+            self._mark()
 
     def serve(
         self,
@@ -171,6 +179,8 @@ class Mesh:
         hit |= {member.node_id: member for member in self.routes.members() if is_out(member)}
         for node in hit:
             self.routes.forget(node)
+            if self.discovery is not None:
+                self.discovery.forget(node)
         if hit:
             self._mark()
         return list(hit.values())
@@ -236,7 +246,11 @@ class Mesh:
         """Take in a peer whose certificate was accepted and whose Hello has come."""
         member, hello = connection.member, connection.hello
         if member.node_id == self.me.node_id:
+            self.peers.is_me(connection.remote)
             connection.close(CloseCode.DUPLICATE, "this is the same node")
+            return
+        if not self.outside.holds(connection.remote.ip):
+            connection.close(CloseCode.REFUSED, "an address inside the overlay")
             return
         closing = self.peers.connected(connection, hello.instance, self._clock())
         for each in closing:
@@ -249,6 +263,7 @@ class Mesh:
         self._audit.connected(member, connection.remote)
         self._learn(connection, hello.prefixes, hello.forwards)
         self._prober.up(connection)
+        self._say(connection, Observed.of(connection.remote))
         for connected in self._followers:
             connected(connection)
         self._mark()
@@ -269,8 +284,8 @@ class Mesh:
     def connect_failed(self, failure: ConnectFailed) -> None:
         """Hand the outcome of an attempt to the dialer."""
         self._dialer.failed(failure)
-        if failure.expect is not None and self._forwarder is not None:
-            self._forwarder.give_up_node(failure.expect)
+        if failure.expect is not None and not self._is_tried(failure.expect):
+            self.nobody_finds(failure.expect)
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         """Pass a security event on."""
@@ -287,6 +302,8 @@ class Mesh:
             case Announce():
                 self._learn(connection, message.prefixes, message.forwards)
                 self._mark()
+            case Observed(address=UnderlayAddress() as address) if self.discovery is not None:
+                self.discovery.observed(connection.member.node_id, address)
             case Ping():
                 self._say(connection, Pong(token=message.token))
             case Pong():
@@ -301,7 +318,8 @@ class Mesh:
 
     def path_changed(self, connection: Connection) -> None:
         """The path to a peer takes other sizes or leads elsewhere."""
-        del connection
+        if not self.outside.holds(connection.remote.ip):
+            connection.close(CloseCode.REFUSED, "an address inside the overlay")
         self._mark()
 
     # -- what the forwarder reports ----------------------------------------------------------
@@ -310,13 +328,23 @@ class Mesh:
         """Look for the prefix of a packed address, where there is somebody to ask."""
         return self.discovery is not None and self.discovery.look_up(destination)
 
+    def nobody_has(self, destination: bytes) -> None:
+        """Answer the packets held for a packed address: nobody owns a prefix that holds it."""
+        if self._forwarder is not None:
+            self._forwarder.give_up(destination)
+
+    def nobody_finds(self, node: NodeId) -> None:
+        """Answer the packets held for a node: nobody knows where it is."""
+        if self._forwarder is not None:
+            self._forwarder.give_up_node(node)
+
     def wanted(self, node: NodeId) -> bool:
         """Connect to a node that a packet wants to go to; True while that is under way."""
         if self.peers.active(node) is not None:
             return True
         if self.discovery is not None and self.discovery.locate(node):
             return True
-        return any(target.expect == node and target.trying for target in self.peers.targets())
+        return self._is_tried(node)
 
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Pass a security event on."""
@@ -327,6 +355,9 @@ class Mesh:
         self._prober.detoured(node)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _is_tried(self, node: NodeId) -> bool:
+        return any(target.expect == node and target.trying for target in self.peers.targets())
 
     def _capabilities(self) -> frozenset[str]:
         return self.capabilities | {"gateway"} if self._forwarding else self.capabilities
@@ -346,6 +377,8 @@ class Mesh:
         self.routes.serve((*self._owned, *found.local))
         if differs:
             announce = Announce(prefixes=self._owned, forwards=found.forwards)
+            if self.discovery is not None:
+                self.discovery.advertise(self._owned, found)
             for connection in self.peers.connections().values():
                 self._say(connection, announce)
 

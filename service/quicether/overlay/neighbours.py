@@ -8,6 +8,7 @@ from typing import Protocol
 from quicether.dataplane.packet import PacketView
 from quicether.errors import QuicEtherError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.overlay.gateways import Offers
 from quicether.transport.endpoint import Connection
 
 
@@ -31,6 +32,9 @@ class AuditEvents(Protocol):
     def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
         """A peer announced prefixes that its certificate does not cover."""
 
+    def record_refused(self, sender: Member | NodeId | None, reason: str) -> None:
+        """A node handed over a record that does not count."""
+
 
 class RpcService(Protocol):
     """Answers the requests of one RpcKind."""
@@ -47,3 +51,15 @@ class Discovery(Protocol):
 
     def locate(self, node: NodeId) -> bool:
         """Begin to look for where a node is; False: there is nobody to ask."""
+
+    def advertise(self, owned: Sequence[Prefix], offers: Offers) -> None:
+        """Let everybody find what this node owns and forwards for, in place of earlier."""
+
+    def observed(self, peer: NodeId, address: UnderlayAddress) -> None:
+        """A peer says where it sees this node."""
+
+    def forget(self, node: NodeId) -> None:
+        """Believe nothing of a node any more: it was revoked."""
+
+    def renewed(self, certificate: bytes) -> None:
+        """Sign everything anew with another certificate, DER, for the same key."""

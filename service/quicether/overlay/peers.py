@@ -180,12 +180,15 @@ class PeerTable:
             if spent and self._connection_of(target) is None:
                 del self._targets[key]
 
-    def is_configured(self, node: NodeId) -> bool:
-        """Tell whether a user named a node as a peer."""
-        return any(
-            target.kind is TargetKind.CONFIGURED and self._is(target, node)
+    def configured(self) -> set[NodeId]:
+        """Return the nodes that a user named as peers, as far as they are known."""
+        return {
+            node
             for target in self._targets.values()
-        )
+            if target.kind is TargetKind.CONFIGURED
+            for node in (target.expect, target.node)
+            if node is not None
+        }
 
     def targets(self) -> tuple[Target, ...]:
         """Return every target, in the order they were added."""
@@ -234,6 +237,12 @@ class PeerTable:
     def trying(self, address: UnderlayAddress) -> list[Target]:
         """Return the targets with an attempt under way at address."""
         return [target for target in self._targets.values() if address in target.trying]
+
+    def is_me(self, address: UnderlayAddress) -> None:
+        """Drop the bootstrap targets at address, which turned out to be this node's own."""
+        for target in self.trying(address):
+            if target.kind is TargetKind.BOOTSTRAP:
+                self.forget(target.key)
 
     def kick(self, now: float) -> None:
         """Try everything that waits at once: the host's network changed."""

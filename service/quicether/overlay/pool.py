@@ -87,10 +87,11 @@ class Pool:
         for node in [node for node in self._used if node not in connections]:
             if node not in self._waiting:
                 del self._used[node]
+        configured = self._peers.configured()
         mine = {
             node: self._last_use(connection)
             for node, connection in connections.items()
-            if connection.initiated and not self._peers.is_configured(node)
+            if connection.initiated and node not in configured
         }
         by_use = sorted(mine, key=lambda node: mine[node])
         too_many = len(by_use) - MAX_POOLED

@@ -101,6 +101,13 @@ class OverlayRoutes:
         prefixes = [prefix for prefix in prefixes if prefix.prefixlen > 0]
         self._apply(self._table.replace(next_hop, RouteSource.DISCOVERED, prefixes))
 
+    def unannounced(self, node: NodeId) -> None:
+        """Drop what a node said of itself while it was connected; records and settings stay."""
+        self._served.pop(node, None)
+        self._exits.pop(node, None)
+        for hop in (NextHop.to_node(node), NextHop.via_gateway(node)):
+            self._apply(self._table.replace(hop, RouteSource.ANNOUNCED, ()))
+
     def reachable(self, node: NodeId, *, reachable: bool, rtt: float | None = None) -> None:
         """Say whether a connection to node works now, and its round-trip time in seconds."""
         self._apply(self._table.update_node(node, reachable=reachable, rtt=rtt))
