@@ -188,6 +188,22 @@ def test_a_revoked_node_is_cut_off_everywhere_and_stays_out(installed: list[Path
         assert "could not certify" in refusal(thief, "join", invite(home, "newname"))
 
 
+def test_a_certificate_that_ends_soon_is_renewed_by_itself(installed: list[Path]) -> None:
+    with machines(installed, "none", "home", "laptop") as (home, laptop):
+        ask(home, "network", "create", "home")
+        joined = ask(laptop, "join", invite(home, "laptop", "--valid", "2m"))
+        renewed = laptop.root / "var/lib/quicether/home/node.crt"
+        assert not renewed.exists()
+        laptop.run(joined["next"].split(), timeout=60)
+        laptop.wait_until(renewed.exists, 15, "a renewal")
+        assert renewed.stat().st_uid == laptop.user("quicether")[0]
+        shown = ask(laptop, "network", "show", "home")
+        assert shown["not_after"] > joined["not_after"]
+        assert states(laptop) == {"home": "connected"}
+        # The authority's own is good for a year yet.
+        assert "can be renewed from" in refusal(home, "renew")
+
+
 def test_the_registrar_gives_the_service_s_user_nothing_else(installed: list[Path]) -> None:
     with machines(installed, "none", "home") as (home,):
         ask(home, "network", "create", "home")

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Final, Protocol
 
 from quicether.counters import Counters
-from quicether.errors import ProtocolError, TrustError
+from quicether.errors import HostError, IdentityError, ProtocolError, TrustError
 from quicether.identity import renewal
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.endpoint import Connection
@@ -77,7 +77,7 @@ class Gate:
             raise TrustError(f"{remote.host} asks to join too often")
         if renewal.kind_of(body) != "enrol":
             raise ProtocolError(f"{remote} is no member, so it cannot renew")
-        answer = await self._registrar.answer(body)
+        answer = await self._ask(body)
         log.info("a machine at %s was answered by the registrar", remote)
         return answer
 
@@ -92,9 +92,17 @@ class Gate:
             raise TrustError(f"node {member.name} asks for certificates too often")
         if renewal.kind_of(body) != "renew":
             raise ProtocolError(f"node {member.name} is a member already, so it cannot join")
-        answer = await self._registrar.answer(body)
+        answer = await self._ask(body)
         log.info("the certificate that node %s asked for is renewed", member.name)
         return answer
+
+    async def _ask(self, body: bytes) -> bytes:
+        try:
+            return await self._registrar.answer(body)
+        except (IdentityError, HostError) as error:
+            # Who asked is told nothing of it, and cannot mend it.
+            log.error("nobody can join or renew: %s", error)  # noqa: TRY400 - a sentence
+            raise
 
 
 def _whereabouts(remote: UnderlayAddress) -> Hashable:

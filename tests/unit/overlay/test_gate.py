@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether import cbor
 from quicether.counters import Counters
-from quicether.errors import ProtocolError, TrustError
+from quicether.errors import HostError, ProtocolError, TrustError
 from quicether.identity import renewal
 from quicether.identity.authority import Authority
 from quicether.identity.keys import NodeKey
@@ -124,6 +124,19 @@ def test_strangers_join_and_members_renew_and_nothing_else_reaches_the_registrar
         with pytest.raises(ProtocolError):
             scene.enrol("192.0.2.9", rubbish)
     assert scene.registrar.bodies == []
+
+
+def test_what_the_registrar_cannot_do_is_in_the_journal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken:
+        async def answer(self, body: bytes) -> bytes:
+            raise HostError("the registrar cannot be reached")
+
+    gate = Gate(Broken(), Counters(), Clock())
+    with pytest.raises(HostError):
+        asyncio.run(gate.enrol(HERE, JOIN))
+    assert "nobody can join or renew: the registrar cannot be reached" in caplog.text
 
 
 def test_a_real_question_to_renew_is_taken_for_one(tmp_path: Path) -> None:
