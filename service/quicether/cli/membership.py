@@ -244,6 +244,7 @@ def _join(arguments: argparse.Namespace) -> int:
     current = stored.write(store.name, member.prefixes, [peer])
     activation = activations(store.name)[0]
     activation.add()
+    reload_tunnels(store.name)  # one that is up goes on with the new certificate
     lines = [certified.text(member)]
     lines.append(_settings_text(store.name, current, peer))
     lines.append(f"{activation.what} is ready. Next: {activation.command}")
