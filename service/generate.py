@@ -171,17 +171,25 @@ def schema() -> str:
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
 
 
+def generated() -> dict[Path, str]:
+    """Return the content of every generated file by its path."""
+    os.environ["COLUMNS"] = "80"
+    files = {
+        HERE / "man" / "quicether.1": man_page(),
+        HERE / "man" / "quicether.toml.5": settings_page(),
+        HERE / "man" / "org.quicether1.5": api_page(),
+        HERE / "man" / "quicether-json.schema.json": schema(),
+    }
+    for shell, name in COMPLETIONS.items():
+        files[HERE / "completions" / name] = shtab.complete(build_parser(), shell)
+    return files
+
+
 def main() -> None:
     """Write all files."""
-    os.environ["COLUMNS"] = "80"
-    for folder in ("man", "completions"):
-        (HERE / folder).mkdir(exist_ok=True)
-    (HERE / "man" / "quicether.1").write_text(man_page())
-    (HERE / "man" / "quicether.toml.5").write_text(settings_page())
-    (HERE / "man" / "org.quicether1.5").write_text(api_page())
-    (HERE / "man" / "quicether-json.schema.json").write_text(schema())
-    for shell, name in COMPLETIONS.items():
-        (HERE / "completions" / name).write_text(shtab.complete(build_parser(), shell))
+    for path, text in generated().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
 
 
 if __name__ == "__main__":

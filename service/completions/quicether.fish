@@ -76,7 +76,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l route -x -d 'Which ad
 complete -c quicether -n '_shtab_quicether_using start' -l accept-conflict -x -d 'Prefixes taken from others although they cover a network this host is connected to.'
 complete -c quicether -n '_shtab_quicether_using start' -l advertise-subnet -x -d 'Prefixes behind this node that others may reach; its certificate has to cover them.'
 complete -c quicether -n '_shtab_quicether_using start' -l forward-subnet -x -d 'Prefixes that this gateway forwards to while their owner cannot be reached directly.'
-complete -c quicether -n '_shtab_quicether_using start' -l forward-node -x -d 'Nodes that this gateway forwards to while they cannot be reached directly.'
+complete -c quicether -n '_shtab_quicether_using start' -l forward-node -x -d 'Nodes that this gateway forwards to while they cannot be reached directly, * for all.'
 complete -c quicether -n '_shtab_quicether_using start' -l default-gateway -x -d 'Node that gets everything no prefix matches, the host'"'"'s internet traffic included.'
 complete -c quicether -n '_shtab_quicether_using start' -l static-route -x -d 'Prefixes sent to a node of your choice; its certificate has to cover them.'
 complete -c quicether -n '_shtab_quicether_using start' -l lan-access -x -d 'With a default gateway: networks this host is connected to stay outside the tunnel. Default: yes.'
