@@ -13,7 +13,8 @@ class Counters:
     """Running totals since the tunnel came up.
 
     sent: packets and bytes handed to peers; received: written to the device or passed onward.
-    Bounded: `drops` has one entry a DropReason.
+    failed_handshakes: connections, of either side, that ended because of what a certificate or the
+    protocol said; a peer that does not answer is none. Bounded: `drops` has one entry a DropReason.
     """
 
     sent_packets: int = 0
@@ -22,6 +23,7 @@ class Counters:
     received_bytes: int = 0
     forwarded_packets: int = 0
     forwarded_bytes: int = 0
+    failed_handshakes: int = 0
     drops: Counter[DropReason] = field(default_factory=Counter)
 
     def drop(self, reason: DropReason, count: int = 1) -> None:

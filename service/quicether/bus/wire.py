@@ -67,6 +67,7 @@ def counters(found: Counters) -> dict[str, int]:
             "received_bytes",
             "forwarded_packets",
             "forwarded_bytes",
+            "failed_handshakes",
         )
     }
     return totals | {f"drop-{reason}": count for reason, count in sorted(found.drops.items())}

@@ -67,6 +67,11 @@ class Guard:
         return self._policy if self._has_file or self._writer is not None else None
 
     @property
+    def flows(self) -> int:
+        """Flows that the policy remembers."""
+        return self._policy.flows
+
+    @property
     def lost_records(self) -> int:
         """Audit records that were left out or could not be written."""
         return self.audit.left_out + (0 if self._writer is None else self._writer.lost)

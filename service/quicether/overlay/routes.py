@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from quicether.dataplane.snapshot import Link, PacketPolicy, Snapshot
+from quicether.errors import ConfigError
 from quicether.model import (
     LOCAL,
     Member,
@@ -140,6 +141,19 @@ class OverlayRoutes:
         exact = [member for member in everyone if member.name == reference]
         return exact or [member for member in everyone if member.is_called(reference)]
 
+    def only(self, reference: str) -> Member:
+        """Return the one member that a name, a NodeId or the beginning of one means.
+
+        Raises ConfigError: nobody or more than one.
+        """
+        found = self.find(reference)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise ConfigError(f"node {reference!r} is not known on this network")
+        names = ", ".join(f"{member.name} ({member.node_id.short})" for member in found[:4])
+        raise ConfigError(f"node {reference!r} may be any of {names}; write more of its id")
+
     def best(self) -> dict[Prefix, NextHop]:
         """Return the next hop in force for every prefix."""
         return {route.prefix: route.next_hop for route in self._table}
@@ -184,6 +198,11 @@ class OverlayRoutes:
     def default_gateway(self) -> NodeId | None:
         """The node that gets what no prefix matches, once it is known."""
         return self._fib.default_gateway
+
+    @property
+    def kinds(self) -> Mapping[NextHopKind, int]:
+        """How many prefixes lead to a next hop of each kind."""
+        return self._fib.kinds
 
     @property
     def refused(self) -> int:

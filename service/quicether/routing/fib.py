@@ -13,6 +13,7 @@ There is one writer, and readers share its thread (the event loop).
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -149,6 +150,8 @@ class ForwardingTable:
         self._entries: weakref.WeakValueDictionary[tuple[NextHop, NextHop | None], _Entry] = (
             weakref.WeakValueDictionary()
         )
+        self.kinds: Counter[NextHopKind] = Counter()
+        """How many prefixes lead to a next hop of each kind."""
         self._newest: FibView | None = None
         self._older: list[weakref.ref[FibView]] = []
 
@@ -192,6 +195,10 @@ class ForwardingTable:
             if view is not None:
                 view._note(key, old, new)
         self._tries.put(key, new)
+        if old is not None:
+            self.kinds[old.next_hop.kind] -= 1
+        if new is not None:
+            self.kinds[new.next_hop.kind] += 1
 
     def _entry(self, next_hop: NextHop, owner: NextHop | None) -> _Entry:
         entry = self._entries.get((next_hop, owner))

@@ -252,9 +252,12 @@ class AioquicConnection:
         events = self._node.events
         if was is State.OPEN:
             events.disconnected(self, str(error))
-        elif self._target is not None:
+            return
+        failed = isinstance(error, TrustError | ProtocolError)
+        self._node.counters.failed_handshakes += failed
+        if self._target is not None:
             events.connect_failed(ConnectFailed(self._target, self._expect, error))
-        elif isinstance(error, TrustError | ProtocolError):
+        elif failed:
             events.refused(self._session.remote, error)
 
     # -- the greeting and the control stream -------------------------------------------------

@@ -52,4 +52,5 @@ class Reception:
         """Tell the audit log of a peer that could not even agree on TLS."""
         error = error_of(ending, self._session.remote)
         if isinstance(error, TrustError | ProtocolError):
+            self._node.counters.failed_handshakes += 1
             self._node.events.refused(self._session.remote, error)

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from quicether.dataplane.snapshot import Fib, Ownership
-from quicether.model import LOCAL, Member, NextHop, NodeId, RouteSource
+from quicether.model import LOCAL, Member, NextHop, NextHopKind, NodeId, RouteSource
 from quicether.routing import fib
 from quicether.routing.fib import ForwardingTable, Owners
 from quicether.routing.table import RouteChange, RoutingTable
@@ -204,3 +204,11 @@ def test_owners_follow_new_routes() -> None:
     assert new.owner(packed("10.1.0.1")) is members[C]
     assert old.owner(packed("10.1.0.1")) is members[B]
     assert new.owner(packed("10.0.0.9")) is members[C]
+
+
+def test_prefixes_are_counted_by_the_kind_of_their_next_hop() -> None:
+    table = table_of({"10.0.0.0/8": node(B), "10.1.0.0/16": gateway(C), "10.2.0.0/16": LOCAL})
+    table.apply([change("10.1.0.0/16", node(B)), change("fd00::/8", node(B))])
+    assert +table.kinds == {NextHopKind.NODE: 3, NextHopKind.LOCAL: 1}
+    table.apply([withdrawal("10.2.0.0/16"), withdrawal("10.2.0.0/16"), change("fd00::/8", node(C))])
+    assert +table.kinds == {NextHopKind.NODE: 3}

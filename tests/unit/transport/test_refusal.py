@@ -57,6 +57,7 @@ async def refuse_client(
         assert ending.by_peer
         assert stranger.heard == []
         assert nothing_passed(server.events)
+        assert server.counters.failed_handshakes == 1
         assert read == []
 
 
