@@ -28,6 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "routing": set(),
     "policy": {"dataplane.packet", "dataplane.icmp", "identity.names"},
     "dht": {"identity"},
+    "names": {"dataplane.packet", "dataplane.icmp", "identity.names", "identity.addresses"},
+    "monitoring": {"config", "bus.status"},
     "transport": KNOWLEDGE,
     "dataplane": KNOWLEDGE,
     "host": KNOWLEDGE | {"dataplane"},
@@ -36,13 +38,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"bus", "identity", "config", "policy", "transport.enrolment"},
 }
 BUS_FOR_CLIENTS = {"bus.contract", "bus.status"}
-ENGINES = {"aioquic": "transport", "dbus_next": "bus", "jeepney": "cli", "pytricia": "routing"}
+ENGINES = {
+    "aioquic": "transport",
+    "dbus_next": "bus",
+    "jeepney": "cli",
+    "pytricia": "routing",
+    "dns": "names",
+    "prometheus_client": "monitoring",
+}
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "os", "subprocess", "threading"}
 PURE = [
     *(SERVICE / name for name in ("model.py", "errors.py", "counters.py")),
     *(SERVICE / "config").glob("*.py"),
     *(SERVICE / "dht").glob("*.py"),
     *(SERVICE / "routing").glob("*.py"),
+    *(SERVICE / "names").glob("*.py"),
+    SERVICE / "monitoring" / "metrics.py",
     *(path for path in (SERVICE / "policy").glob("*.py") if path.name != "audit_writer.py"),
     *(SERVICE / "dataplane" / name for name in ("packet.py", "icmp.py", "snapshot.py")),
     *(SERVICE / "overlay" / name for name in ("peers.py", "candidates.py", "desired.py")),

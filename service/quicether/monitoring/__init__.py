@@ -1,0 +1,1 @@
+"""What others may watch of a tunnel: metrics for Prometheus, and whether it is healthy."""
