@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -19,7 +19,8 @@ from quicether.identity.registrar import Registrar
 from quicether.identity.revocation import RevocationList
 from quicether.identity.store import NetworkStore
 from quicether.identity.trust import AuthorityTrust
-from quicether.model import UnderlayAddress
+from quicether.model import NodeId, Prefix, UnderlayAddress
+from quicether.overlay.gateways import Offers
 from quicether.overlay.membership import Membership
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.renewal import CAPABILITY
@@ -45,6 +46,32 @@ class InProcess:
         self.asked += 1
         key = self._store.node_key()
         return Registrar(self._store).answer(body, key.public_raw, datetime.now(UTC))
+
+
+class FakeDiscovery:
+    """A DHT that only keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.certificates: list[bytes] = []
+        self.forgotten: list[NodeId] = []
+
+    def renewed(self, certificate: bytes) -> None:
+        self.certificates.append(certificate)
+
+    def forget(self, node: NodeId) -> None:
+        self.forgotten.append(node)
+
+    def look_up(self, destination: bytes) -> bool:
+        return False
+
+    def locate(self, node: NodeId) -> bool:
+        return False
+
+    def advertise(self, owned: Sequence[Prefix], offers: Offers) -> None:
+        pass
+
+    def observed(self, peer: NodeId, address: UnderlayAddress) -> None:
+        pass
 
 
 class Node:
@@ -260,6 +287,26 @@ def test_a_list_that_is_not_the_authority_s_changes_nothing(tmp_path: Path) -> N
         assert home.reaches(liar)
         with pytest.raises(UnreachableError):
             await link.request(bytes([RpcKind.REVOCATION]) + b"rubbish", 5)
+
+    play(tmp_path, scene)
+
+
+def test_the_dht_hears_of_both(tmp_path: Path) -> None:
+    async def scene(network: Network) -> None:
+        home, laptop, thief = network.node("home"), network.node("laptop", LATE), network.node("t")
+        for node in network.nodes:
+            await node.start()
+        laptop.mesh.discovery = dht = FakeDiscovery()
+        await thief.connect(laptop)
+        await laptop.connect(home)
+        await until(lambda: dht.certificates)
+        assert dht.certificates == [
+            shown.public_bytes(Encoding.DER) for shown in laptop.endpoint.certificates
+        ]
+        network.revoke("t")
+        await home.membership.reload()
+        await until(lambda: dht.forgotten)
+        assert dht.forgotten == [thief.member.node_id]
 
     play(tmp_path, scene)
 
