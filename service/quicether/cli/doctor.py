@@ -110,12 +110,7 @@ def check_service(facts: Facts) -> Iterator[Finding]:
         yield Finding("tunnel", Verdict.BAD, f"{name}: {sentence}")
     for tunnel in facts.status.tunnels:
         for refusal in tunnel.refusals:
-            yield Finding(
-                "routes",
-                Verdict.NOTE,
-                f"{tunnel.name}: {refusal}",
-                "take it with accept-conflicts, if that is what you want",
-            )
+            yield Finding("routes", Verdict.NOTE, f"{tunnel.name}: {refusal}")
 
 
 def check_device(facts: Facts) -> Iterator[Finding]:

@@ -1,0 +1,218 @@
+"""NetworkManager, systemd-networkd and netlink as owners of the link, side by side."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.commands import CommandError
+from support.owners import NETWORK, SERVICE, UNIT, Machine, machines
+from support.route_watch import RouteWatch
+
+OWNERS = {"desk": "networkd", "shed": "netlink", "lap": "networkmanager"}
+
+
+@pytest.fixture(scope="module")
+def booted(installed: list[Path]) -> Iterator[list[Machine]]:
+    with machines(installed) as found:
+        yield found
+
+
+@pytest.fixture
+def trio(booted: list[Machine]) -> list[Machine]:
+    """Three machines without a tunnel."""
+    for each in booted:
+        each.configure(each.prefix)
+        each.down()
+        each.host.wait_until(each.is_clean, 10, "every trace to go")
+    return booted
+
+
+@pytest.fixture
+def mixed(booted: list[Machine]) -> list[Machine]:
+    """The same with all tunnels up, each with the owner of its machine."""
+    for each in booted:
+        each.configure(each.prefix)
+        each.up()
+    for here, there in itertools.permutations(booted, 2):
+        reached = partial(here.reaches, there.inside)
+        here.host.wait_until(reached, 15, f"{there.inside} on {there.name} to answer")
+    return booted
+
+
+def by_name(trio: list[Machine], name: str) -> Machine:
+    return next(each for each in trio if each.name == name)
+
+
+def service_pid(machine: Machine) -> str:
+    show = ["systemctl", "show", "--property=MainPID", "--value", SERVICE]
+    return machine.host.run(show).stdout.strip()
+
+
+def test_auto_finds_who_manages_the_machine_and_says_why(mixed: list[Machine]) -> None:
+    assert {each.name: each.status()["link"] for each in mixed} == OWNERS
+    reasons = {each.name: each.status()["link_reason"] for each in mixed}
+    assert reasons["desk"] == "systemd-networkd runs on this machine"
+    assert reasons["shed"] == ("neither NetworkManager nor systemd-networkd runs on this machine")
+    for each in mixed:
+        journal = each.host.run(["journalctl", "-u", SERVICE, "-o", "cat", "--no-pager"]).stdout
+        assert f"owned by {OWNERS[each.name]}: {reasons[each.name]}" in journal
+
+
+def test_a_prefix_comes_and_goes_everywhere_and_nothing_else_flaps(mixed: list[Machine]) -> None:
+    for changing in mixed[:2]:
+        others = [each for each in mixed if each is not changing]
+        added = f"10.{changing.number + 100}.0.0/16"
+        with ExitStack() as stack:
+            watches = [stack.enter_context(RouteWatch(each.host.netns)) for each in others]
+            for advertised, there in (([added], True), ([], False)):
+                changing.configure(changing.prefix, *advertised)
+                changing.host.run(["quicether", "reload", NETWORK])
+                for each in others:
+                    settled = partial(_routes, each, added, there)
+                    each.host.wait_until(settled, 10, f"{added} of {changing.name}: {there}")
+            for watch in watches:
+                assert watch.heard() == [("new", added), ("gone", added)]
+
+
+def _routes(machine: Machine, prefix: str, there: bool) -> bool:
+    return (prefix in machine.routes()) is there
+
+
+def test_down_leaves_nothing_on_any_of_them(mixed: list[Machine]) -> None:
+    for each in mixed:
+        assert len(each.traces()) > 3
+        each.down()
+        each.host.wait_until(each.is_clean, 5, "every trace to go")
+
+
+def test_stopping_the_service_takes_less_than_two_seconds_and_leaves_nothing(
+    mixed: list[Machine],
+) -> None:
+    for each in mixed:
+        began = time.monotonic()
+        each.host.run(["systemctl", "stop", SERVICE])
+        assert time.monotonic() - began < 2
+        each.host.wait_until(each.is_clean, 5, "every trace to go")
+
+
+def test_a_killed_service_adopts_the_device_of_networkd(mixed: list[Machine]) -> None:
+    desk, shed, _ = mixed
+    before = desk.index()
+    with RouteWatch(desk.host.netns) as watch:
+        desk.host.run(["kill", "-KILL", service_pid(desk)])
+        desk.host.wait_until(lambda: desk.status().get("ready"), 10, "the tunnel to be back")
+        desk.host.wait_until(partial(desk.reaches, shed.inside), 10, "traffic")
+        assert desk.index() == before
+        kept = [prefix for _, prefix in watch.heard() if prefix == shed.prefix]
+        assert len(kept) <= 2, "at most gone until the peer says it again"
+
+
+def test_a_killed_service_makes_the_device_again_by_netlink(mixed: list[Machine]) -> None:
+    desk, shed, _ = mixed
+    shed.host.run(["kill", "-KILL", service_pid(shed)])
+    shed.host.wait_until(partial(shed.reaches, desk.inside), 10, "traffic")
+
+
+def test_what_a_killed_service_left_to_networkd_is_cleaned_when_nobody_adopts_it(
+    trio: list[Machine],
+) -> None:
+    desk = trio[0]
+    desk.host.run(["quicether", "up", NETWORK])  # no unit that would bring it up again
+    assert desk.index()
+    desk.host.run(["kill", "-KILL", service_pid(desk)])
+    desk.host.wait_until(desk.is_clean, 20, "every trace to go")
+
+
+def test_another_owner_takes_over_what_networkd_was_left(trio: list[Machine]) -> None:
+    desk = trio[0]
+    desk.host.run(["quicether", "up", NETWORK])
+    desk.host.run(["kill", "-KILL", service_pid(desk)])
+    desk.configure(desk.prefix, link="netlink")
+    desk.up()
+    assert desk.host.run(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
+    assert desk.status()["link"] == "netlink"
+    assert desk.status()["link_reason"] == "link = netlink is configured"
+    assert not [trace for trace in desk.traces() if trace.startswith("50-")]
+    assert "unmanaged" in desk.host.run(["networkctl", "status", "quicether0"]).stdout
+
+
+def test_networkd_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]) -> None:
+    desk, shed, _ = trio
+    desk.configure(desk.prefix, link="netlink")
+    for each in (desk, shed):
+        each.up()
+    desk.host.wait_until(partial(desk.reaches, shed.inside), 10, "traffic")
+    with RouteWatch(desk.host.netns) as watch:
+        desk.host.run(["systemctl", "restart", "systemd-networkd"])
+        desk.host.run(["networkctl", "reload"])
+        assert shed.prefix in desk.routes()
+        assert shed.prefix not in {prefix for _, prefix in watch.heard()}
+
+
+def test_networkmanager_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]) -> None:
+    _, shed, lap = trio
+    shed.up()
+    lap.host.run(["quicether", "up", NETWORK])
+    status = lap.status()
+    assert status["link"] == "netlink"
+    assert "was not brought up by its profile" in status["link_reason"]
+    lap.host.wait_until(partial(lap.reaches, shed.inside), 10, "traffic")
+    shown = ["nmcli", "-g", "DEVICE,STATE", "device"]
+    assert "quicether0:unmanaged" in lap.host.run(shown).stdout.split()
+    with RouteWatch(lap.host.netns) as watch:
+        lap.host.run(["systemctl", "restart", "NetworkManager"])
+        lap.host.wait_until(
+            lambda: "quicether0:unmanaged" in lap.host.run(shown, check=False).stdout.split(),
+            20,
+            "NetworkManager to see the device",
+        )
+        assert shed.prefix not in {prefix for _, prefix in watch.heard()}
+    lap.host.run(["quicether", "down", NETWORK])
+
+
+@pytest.mark.parametrize(
+    ("name", "link", "sentence"),
+    [
+        ("shed", "networkd", "org.freedesktop.network1"),
+        ("shed", "networkmanager", "nmcli connection up quicether"),
+    ],
+)
+def test_an_owner_that_is_not_there_is_refused_with_a_sentence(
+    trio: list[Machine], name: str, link: str, sentence: str
+) -> None:
+    machine = by_name(trio, name)
+    machine.configure(machine.prefix, link=link)
+    refused = machine.host.run(["quicether", "up", NETWORK], check=False)
+    assert refused.returncode == 1
+    assert sentence in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert machine.is_clean()
+
+
+def test_the_service_can_write_its_own_files_for_networkd_and_no_others(
+    mixed: list[Machine],
+) -> None:
+    host = mixed[0].host
+    theirs = host.root / "run/systemd/network/20-theirs.network"
+    theirs.write_text("[Match]\nName=nothing\n")
+    as_service = ["setpriv", "--reuid=quicether", "--regid=quicether", "--clear-groups", "--"]
+    inside = ["nsenter", "-t", service_pid(mixed[0]), "-m", "--", *as_service]
+    for command in (
+        ["touch", "/run/systemd/network/10-more.network"],
+        ["rm", "-f", "/run/systemd/network/20-theirs.network"],
+        ["rm", "-f", "/run/systemd/network/50-quicether-0.network"],
+        ["touch", "/run/quicether-other"],
+    ):
+        with pytest.raises(CommandError):
+            host.run([*inside, *command])
+    assert theirs.exists()
+    host.run([*inside, "touch", "/run/quicether-networkd/x"])
+    (host.root / "run/quicether-networkd/x").unlink()
+    theirs.unlink()
