@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from quicether.config.settings import Settings
 from quicether.host.desired import Dns, FullTunnel, HostConfig
 from quicether.host.underlay import Underlay
-from quicether.model import Address, Interface, Member, Prefix
+from quicether.model import DEFAULT_DEVICE, Address, Interface, Member, Prefix
 from quicether.overlay.desired import RouteChoice, host_routes
 from quicether.overlay.mesh import Mesh
 
@@ -38,7 +39,9 @@ def host_config(
         accepted=discovery.accept_conflicts,
     )
     peers = [connection.remote.ip for connection in mesh.peers.connections().values()]
-    found = host_routes(mesh.routes.best(), choice, underlay.connected, peers)
+    ways = (*peers, *_named(settings))
+    ranges = _ranges(network.tun_name, mesh.outside.ranges)
+    found = host_routes(mesh.routes.best(), choice, underlay.connected, ways, ranges)
     full = None
     if settings.full_tunnel:
         full = FullTunnel(
@@ -60,6 +63,21 @@ def host_config(
         netns=network.netns,
     )
     return Wanted(config, (*found.refusals, *_exit_problems(mesh)))
+
+
+def _named(settings: Settings) -> list[Address]:
+    """Return the underlay addresses that the settings name: they have to stay reachable."""
+    endpoints = [peer.endpoint for peer in settings.overlay.peers]
+    endpoints += settings.discovery.bootstrap_nodes
+    return [endpoint.ip for endpoint in endpoints if endpoint.ip is not None]
+
+
+def _ranges(device: str, ranges: Iterable[Prefix]) -> list[Prefix]:
+    """Return the ranges of members' addresses that one tunnel's device gets.
+
+    All networks share the IPv4 range; of several tunnels that with the usual device gets it.
+    """
+    return [each for each in ranges if each.version == 6 or device == DEFAULT_DEVICE]
 
 
 def _exit_problems(mesh: Mesh) -> list[str]:

@@ -20,6 +20,7 @@ from quicether.model import (
     host_prefix,
 )
 from quicether.overlay.mesh import Mesh
+from quicether.overlay.peers import TargetKind
 
 
 def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
@@ -33,10 +34,15 @@ def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
         node = target.expect or target.node
         member = None if node is None else mesh.routes.member(node)
         state = mesh.peers.state(target)
+        if node in reported:
+            continue
         if node is not None:
             reported.add(node)
         if state is PeerState.CONNECTED and node is not None:
             found[target.key] = _connected(mesh, node, unix_time)
+            continue
+        if target.kind is TargetKind.CONTACT:
+            # Asked for a moment's question; nobody misses it.
             continue
         via = None if node is None else _via(mesh, node)
         found[target.key] = PeerStatus(

@@ -13,10 +13,11 @@ from typing import Final
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVerdict, RouteStatus
-from quicether.config.settings import Settings, as_text
+from quicether.config.settings import Settings
 from quicether.counters import Counters
 from quicether.daemon import report, site
 from quicether.daemon.discovery import discovery
+from quicether.daemon.fixed import check_fixed
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
@@ -44,17 +45,6 @@ HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
 LOOKUP_PATIENCE: Final = 5.0
-FIXED: Final = (
-    ("network", "name"),
-    ("network", "tun_name"),
-    ("network", "netns"),
-    ("discovery", "dht_port"),
-    ("discovery", "listen_address"),
-    ("security", "audit_log"),
-    ("overlay", "default_gateway"),
-    ("overlay", "static_routes"),
-)
-"""Settings that a running tunnel cannot change."""
 
 
 class Tunnel:
@@ -187,12 +177,7 @@ class Tunnel:
         Raises ConfigError: what differs needs the tunnel to go down and up again; IdentityError:
         the certificate or the revocation list on disk is damaged.
         """
-        for section, field in FIXED:
-            new = getattr(getattr(settings, section), field)
-            if new != getattr(getattr(self.settings, section), field):
-                raise ConfigError(
-                    f"{section}.{field}: {as_text(new)!r} needs the tunnel to go down and up again"
-                )
+        check_fixed(self.settings, settings)
         if self._membership is not None:
             await self._membership.reload()
         before, self.settings = self.settings, settings
@@ -292,7 +277,7 @@ class Tunnel:
 
     async def ping(self, node: str) -> PingResult:
         """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
-        member = self._mesh.find(node)
+        member = self._routes.only(node)
         if member.node_id == self.node_id:
             raise ConfigError(f"node {node!r} is this node itself")
         rtt = await self._mesh.ping(member.node_id, PING_PATIENCE)
@@ -308,7 +293,7 @@ class Tunnel:
         self, source: str, destination: Address, protocol: str, port: int | None
     ) -> PolicyVerdict:
         """Say what the policy in force does with a packet. Raises ConfigError."""
-        member, owner = self._mesh.find(source), self._mesh.snapshot().owners
+        member, owner = self._routes.only(source), self._mesh.snapshot().owners
         receiver = owner.owner(destination.packed)
         return self._guard.explain(member, receiver, destination, protocol, port)
 

@@ -47,30 +47,36 @@ def host_routes(
     choice: RouteChoice,
     connected: Iterable[Prefix],
     underlay: Iterable[Address],
+    ranges: Iterable[Prefix] = (),
 ) -> HostRoutes:
     """Return what the OS is to route to the device.
 
     best: the next hop in force for each prefix of the overlay. connected: networks on the host's
-    own links. underlay: addresses at which peers are reached now.
+    own links. underlay: addresses at which peers are reached. ranges: where addresses of members
+    lie, so that packets to one that is not yet known come to be looked up.
     """
     connected = tuple(connected)
     underlay = tuple(underlay)
     prefixes: list[Prefix] = []
     refusals: list[str] = []
-    for prefix, next_hop in sorted(best.items(), key=lambda item: _order(item[0])):
-        if next_hop.kind is NextHopKind.LOCAL or prefix.prefixlen == 0:
-            continue
+    offered = {prefix: f"of {hop}" for prefix, hop in best.items() if _is_for_others(prefix, hop)}
+    offered |= dict.fromkeys(ranges, "of the overlay's addresses")
+    for prefix, whose in sorted(offered.items(), key=lambda item: _order(item[0])):
         if not choice.wants(prefix):
             continue
         accepted = any(_inside(prefix, each) for each in choice.accepted)
         clash = None if accepted else _clash(prefix, connected, underlay)
         if clash is not None:
-            refusals.append(f"prefix {prefix} of {next_hop}: {clash}")
+            refusals.append(f"prefix {prefix} {whose}: {clash}")
         elif len(prefixes) >= MAX_HOST_PREFIXES:
             refusals.append(f"prefix {prefix}: more than {MAX_HOST_PREFIXES} routes")
         else:
             prefixes.append(prefix)
     return HostRoutes(tuple(prefixes), tuple(refusals[:MAX_HOST_PREFIXES]))
+
+
+def _is_for_others(prefix: Prefix, next_hop: NextHop) -> bool:
+    return next_hop.kind is not NextHopKind.LOCAL and prefix.prefixlen > 0
 
 
 def _clash(

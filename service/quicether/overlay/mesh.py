@@ -18,7 +18,7 @@ from quicether.config.values import HostPort, PeerAddress
 from quicether.dataplane.forwarder import Forwarder
 from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import PacketPolicy, Snapshot
-from quicether.errors import ConfigError, ProtocolError, QuicEtherError, UnreachableError
+from quicether.errors import ProtocolError, QuicEtherError, UnreachableError
 from quicether.model import MIN_IPV6_MTU, Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay import gateways
 from quicether.overlay.dialer import Dialer
@@ -107,22 +107,8 @@ class Mesh:
 
     def want_configured(self, peers: Iterable[PeerAddress]) -> None:
         """Make peers all that the configuration names, in place of what it named before."""
-        wanted = {str(peer): peer for peer in peers}
-        for target in self.peers.targets():
-            if target.kind is TargetKind.CONFIGURED and target.key not in wanted:
-                self.peers.forget(target.key)
-        for key, peer in wanted.items():
-            expect, reference = self._whom(peer.node)
-            self.peers.want(
-                key,
-                [peer.endpoint],
-                TargetKind.CONFIGURED,
-                self._clock(),
-                expect=expect,
-                reference=reference,
-            )
-        self._dialer.wake()
-        self._mark()
+        self.peers.want_configured(peers, self._clock())
+        self.wake()
 
     def want(self, node: NodeId, locations: Sequence[HostPort]) -> None:
         """Connect to a node that was found at locations."""
@@ -216,19 +202,6 @@ class Mesh:
         return self.routes.snapshot(connections, links, self._policy, forwards=forwards)
 
     # -- questions ---------------------------------------------------------------------------
-
-    def find(self, reference: str) -> Member:
-        """Return the member that a name, a NodeId or the beginning of one means.
-
-        Raises ConfigError: nobody or more than one.
-        """
-        found = self.routes.find(reference)
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise ConfigError(f"node {reference!r} is not known on this network")
-        names = ", ".join(f"{member.name} ({member.node_id.short})" for member in found[:4])
-        raise ConfigError(f"node {reference!r} may be any of {names}; write more of its id")
 
     async def ping(self, node: NodeId, patience: float) -> float:
         """Return the seconds a message to node and its answer take.
@@ -398,15 +371,6 @@ class Mesh:
         since = self.peers.since(node)
         late = since is None or self._clock() - since >= SIZING_TIME
         return late or connection.max_packet >= MIN_IPV6_MTU
-
-    def _whom(self, reference: str | None) -> tuple[NodeId | None, str | None]:
-        """Return the one id, or the name or beginning of an id, that a peer has to have."""
-        if reference is None:
-            return None, None
-        try:
-            return NodeId.parse(reference), None
-        except ConfigError:
-            return None, reference
 
     def _say(self, connection: Connection, message: Message) -> None:
         try:

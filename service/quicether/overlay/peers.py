@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
-from quicether.config.values import HostPort
+from quicether.config.values import HostPort, PeerAddress
 from quicether.errors import ConfigError, QuicEtherError, TrustError
 from quicether.model import NodeId, PeerState, UnderlayAddress
 from quicether.transport.endpoint import CloseCode, Connection
@@ -160,6 +160,20 @@ class PeerTable:
             target.attempts = 0
             target.next_try = now
         return target
+
+    def want_configured(self, peers: Iterable[PeerAddress], now: float) -> None:
+        """Make peers all that the configuration names, in place of what it named before.
+
+        Raises ConfigError: there are MAX_TARGETS targets already.
+        """
+        wanted = {str(peer): peer for peer in peers}
+        for target in self.targets():
+            if target.kind is TargetKind.CONFIGURED and target.key not in wanted:
+                self.forget(target.key)
+        for key, peer in wanted.items():
+            expect, reference = _whom(peer.node)
+            kind = TargetKind.CONFIGURED
+            self.want(key, [peer.endpoint], kind, now, expect=expect, reference=reference)
 
     def forget(self, key: str) -> None:
         """Drop a target; its live connections stay until someone closes them."""
@@ -368,3 +382,13 @@ class PeerTable:
     def _connection_of(self, target: Target) -> Connection | None:
         node = target.expect or target.node
         return None if node is None else self.active(node)
+
+
+def _whom(reference: str | None) -> tuple[NodeId | None, str | None]:
+    """Return the one id, or the name or beginning of an id, that a peer has to have."""
+    if reference is None:
+        return None, None
+    try:
+        return NodeId.parse(reference), None
+    except ConfigError:
+        return None, reference

@@ -42,6 +42,7 @@ class FakeAudit:
         self.spoofers: list[Member | None] = []
         self.prefixes: list[Prefix] = []
         self.connections: list[str] = []
+        self.records: list[str] = []
 
     def connected(self, member: Member, remote: UnderlayAddress) -> None:
         self.connections.append(f"{member.name} came")
@@ -59,6 +60,9 @@ class FakeAudit:
 
     def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
         self.prefixes += prefixes
+
+    def record_refused(self, sender: Member | NodeId | None, reason: str) -> None:
+        self.records.append(reason)
 
 
 class Node:
@@ -268,9 +272,9 @@ def test_a_node_is_found_by_name_by_id_and_by_the_beginning_of_it() -> None:
     async def scene(a: Node, b: Node) -> None:
         await join(a, b)
         for reference in ("node2", str(b.member.node_id), "0202020202"):
-            assert a.mesh.find(reference) == b.member
+            assert a.routes.only(reference) == b.member
         with pytest.raises(ConfigError, match="'nobody' is not known"):
-            a.mesh.find("nobody")
+            a.routes.only("nobody")
 
     play(scene)
 
