@@ -167,8 +167,8 @@ def test_a_gateway_dies_and_traffic_moves_to_the_other(lab: Sites) -> None:
 def test_a_link_that_fails_every_few_seconds_does_not_drag_traffic_along(lab: Sites) -> None:
     changes, way = 0, lab.way()
     with Stream(lab.server, lab.client, SERVER) as stream:
-        for _ in range(4):
-            for act, seconds in ((lab.direct.silence, 2.5), (lab.direct.resume, 2.5)):
+        for _ in range(3):
+            for act, seconds in ((lab.direct.silence, 2.2), (lab.direct.resume, 2.2)):
                 act()
                 until = time.monotonic() + seconds
                 while time.monotonic() < until:

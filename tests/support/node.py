@@ -69,10 +69,12 @@ class Network:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for node in self.nodes:
-            if error is not None:
+        if error is not None:
+            for node in self.nodes:
                 print(node.log(), file=sys.stderr)
-            node.close()
+        with ThreadPoolExecutor(max_workers=max(len(self.nodes), 1)) as pool:
+            for done in [pool.submit(node.close) for node in self.nodes]:
+                done.result()
 
     def node(
         self,
