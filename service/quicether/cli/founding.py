@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from quicether.cli import certified, membership, offline
+from quicether.cli import certified, local, offline
 from quicether.config import values
 from quicether.errors import ConfigError, HostError
 from quicether.identity.addresses import IPV4_POOL
@@ -38,7 +38,7 @@ def add_create(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     create.add_argument(
         "--name", type=offline.node_name, help="this node's name (default: the host's)"
     )
-    membership.add_grants(create)
+    local.add_grants(create)
     create.add_argument("--no-up", action="store_true", help="do not bring the tunnel up")
     create.add_argument(
         "--authority-only", action="store_true", help="make the authority and nothing else"
@@ -47,7 +47,7 @@ def add_create(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _create(arguments: argparse.Namespace) -> int:
-    membership.require_root("network create")
+    local.require_root("network create")
     store, now = NetworkStore.of_system(arguments.network), datetime.now(UTC)
     made = not store.has_authority
     if made:
@@ -120,14 +120,14 @@ def _start(
         activation.add()
         answer["next"] = activation.command
         # Brought up again, a tunnel that is up would only lose its connections.
-        up = membership.reload_tunnels(store.name)
+        up = local.reload_tunnels(store.name)
         if arguments.no_up and not up:
             lines.append(f"{activation.what} is ready. Next: {activation.command}")
             return None
         if not up:
             activation.up()
     except HostError as error:
-        reason = membership.last_failure(store.name)
+        reason = local.last_failure(store.name)
         return error if reason is None else HostError(f"the tunnel did not come up: {reason}")
     answer |= {"up": True, "next": "quicether invite NAME"}
     lines.append(f"{activation.what} is up. Next: quicether invite NAME")

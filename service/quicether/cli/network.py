@@ -15,7 +15,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quicether.cli import certified, founding, membership, offline
+from quicether.cli import certified, founding, local, offline
 from quicether.errors import IdentityError, QuicEtherError
 from quicether.identity import certificates, files
 from quicether.identity.authority import Authority
@@ -57,7 +57,7 @@ def _add_sign(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         default=[],
         help="the node's overlay address (default: chosen, one of IPv4 and one of IPv6)",
     )
-    membership.add_grants(sign)
+    local.add_grants(sign)
     sign.add_argument(
         "--out", metavar="FILE", help="where the bundle for `network install` goes (default: here)"
     )
@@ -147,11 +147,11 @@ def _install(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    store, now = membership.the_network(arguments.network, authority=True), _now()
+    store, now = local.the_network(arguments.network, authority=True), _now()
     authority = store.authority(now)
     node_id, node = authority.book().find(arguments.node)
     revocations = authority.revoke(str(node_id), now)
-    told = membership.reload_tunnels(store.name)
+    told = local.reload_tunnels(store.name)
     offline.say(
         arguments,
         {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from quicether.cli import client, keys, membership, network, stored
+from quicether.cli import client, invite, keys, membership, network, stored
 from quicether.cli.activation import activations
 from quicether.config.load import load
 from quicether.config.values import HostPort
@@ -54,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         parser = argparse.ArgumentParser("quicether")
         parser.add_argument("--json", action="store_true")
         subparsers = parser.add_subparsers()
-        for module in (network, keys, membership):
+        for module in (network, keys, invite, membership):
             module.add_commands(subparsers)
         arguments = parser.parse_args(["--json", *words])
         capsys.readouterr()
@@ -79,7 +79,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     ],
 )
 def test_a_code_carries_the_few_endpoints_that_help(own: list[str], chosen: list[str]) -> None:
-    found = membership.reachable(HostPort(host, 9000) for host in own)
+    found = invite.reachable(HostPort(host, 9000) for host in own)
     assert [endpoint.host for endpoint in found] == chosen
 
 
