@@ -11,9 +11,12 @@ FIXED: Final = (
     ("network", "name"),
     ("network", "tun_name"),
     ("network", "netns"),
+    ("network", "names"),
     ("discovery", "dht_port"),
     ("discovery", "listen_address"),
     ("security", "audit_log"),
+    ("monitoring", "metrics_addr"),
+    ("monitoring", "health_addr"),
     ("overlay", "default_gateway"),
     ("overlay", "static_routes"),
 )

@@ -14,6 +14,8 @@ from quicether.host.detect import detect
 from quicether.host.link import LinkOwner
 from quicether.host.netlink import NetlinkOwner, clean_leftovers
 from quicether.host.networkd import NetworkdOwner, clean_networkd_leftovers, leftovers
+from quicether.host.resolved import ResolvedOwner
+from quicether.host.resolver import NO_BUS, Resolver, find_resolver
 from quicether.host.system_bus import SystemBus
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,14 @@ The units of stored tunnels start again right behind the service.
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The owner of a link, and a sentence that says why it is this one."""
+    """The owner of a link, and a sentence that says why it is this one.
+
+    resolver: whom the owner tells of the link's name servers.
+    """
 
     owner: LinkOwner
     reason: str
+    resolver: Resolver = NO_BUS
 
 
 class Links:
@@ -74,10 +80,16 @@ class Links:
             case LinkOwnerName.NETWORKD:
                 if self._bus is None:
                     raise HostError("link: networkd is reached over D-Bus, which is not there")
-                return Choice(NetworkdOwner(self._bus), reason)
+                resolver = await find_resolver(self._bus, networkmanager=False)
+                return Choice(NetworkdOwner(self._bus), reason, resolver)
         # A device that a crash left to networkd must not have two owners.
         await self._clean_networkd({device})
-        return Choice(NetlinkOwner(addressing=name is LinkOwnerName.NETLINK), reason)
+        ours = name is not LinkOwnerName.NETWORKMANAGER
+        resolver = await find_resolver(self._bus, networkmanager=not ours)
+        owner: LinkOwner = NetlinkOwner(addressing=ours)
+        if ours and netns is None and resolver.splits and self._bus is not None:
+            owner = ResolvedOwner(owner, self._bus)
+        return Choice(owner, reason, resolver)
 
     async def clean(self, taken: Callable[[], Set[str]]) -> None:
         """Take away what a crashed daemon left: at once in the kernel, later at networkd.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from quicether.config.settings import Role, Settings
+from quicether.config.settings import DiscoverySettings, Role, Settings
 from quicether.daemon.host_config import UNDERLAY_MARK
 from quicether.errors import ConfigError, UnreachableError
 from quicether.host.underlay import Underlay, path_to
-from quicether.model import Member, Prefix, host_prefix
+from quicether.model import Member, Prefix, UnderlayAddress, host_prefix
 from quicether.overlay.gateways import Forwarding
 
 MTU_CEILING: Final = 1420
@@ -41,6 +41,14 @@ def forwarding(settings: Settings) -> Forwarding | None:
     if settings.node.role is not Role.GATEWAY:
         return None
     return Forwarding(settings.overlay.forward_subnets, settings.overlay.forward_nodes)
+
+
+def endpoints(settings: DiscoverySettings, underlay: Underlay, port: int) -> list[UnderlayAddress]:
+    """Return where other machines may reach this one, the most likely first."""
+    own, public = settings.listen_address, settings.public_ip
+    addresses = underlay.own_addresses if own is None else (own,)
+    found = dict.fromkeys((*(() if public is None else (public,)), *addresses))
+    return [UnderlayAddress(str(address), port) for address in found]
 
 
 async def lan(settings: Settings, underlay: Underlay) -> tuple[Prefix, ...]:

@@ -22,6 +22,8 @@ from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
+from quicether.daemon.names import Naming
+from quicether.daemon.watch import Watch
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
 from quicether.dht.core import DhtConfig
@@ -110,11 +112,14 @@ class Tunnel:
             changed=self._wake,
             audit=self._guard.audit,
         )
+        self._naming = Naming.of(settings, identity, self._routes, link.resolver)
+        self._routes.services = self._naming.services
         self._mesh.use_policy(self._guard.policy)
         self._membership = membership(identity, self._mesh, self._endpoint, self.counters)
         self._discovery = discovery(
             identity, self._mesh, self.counters, self._guard.audit, lambda: self.endpoints, dht
         )
+        self._watch = Watch(self, self._mesh, self._guard, self._membership)
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -127,6 +132,7 @@ class Tunnel:
         """Bring the tunnel up. Raises HostError; then nothing of it is left."""
         try:
             await self._endpoint.open(self._mesh)
+            await self._watch.open(self.settings.monitoring)
             self._underlay = await self._monitor.start()
             await self._measure()
             self.host_config = self._desired()
@@ -157,6 +163,7 @@ class Tunnel:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._watch.close()
         if self._membership is not None:
             await self._membership.close()
         await self._discovery.close()
@@ -235,12 +242,7 @@ class Tunnel:
     @property
     def endpoints(self) -> Sequence[UnderlayAddress]:
         """Where other machines may reach this node, the most likely first."""
-        discovery = self.settings.discovery
-        own = discovery.listen_address
-        addresses = self._underlay.own_addresses if own is None else (own,)
-        public = () if discovery.public_ip is None else (discovery.public_ip,)
-        found = dict.fromkeys((*public, *addresses))
-        return [UnderlayAddress(str(address), self.listen_port) for address in found]
+        return site.endpoints(self.settings.discovery, self._underlay, self.listen_port)
 
     @property
     def link(self) -> LinkOwnerName:
@@ -323,13 +325,9 @@ class Tunnel:
 
     def _desired(self) -> HostConfig:
         """Return what the OS is to have now, and note what was refused."""
-        found = host_config(
-            self.settings,
-            self._identity.member,
-            self._mesh,
-            self._underlay,
-            self._mtu(),
-            self.listen_port,
+        member, mesh, underlay = self._identity.member, self._mesh, self._underlay
+        found = self._naming.into(
+            host_config(self.settings, member, mesh, underlay, self._mtu(), self.listen_port)
         )
         self._mesh.outside.route(found.config.prefixes)
         offers, published = self._mesh.offers.refusals, self._discovery.refusals

@@ -100,6 +100,11 @@ class Membership:
     async def renew(self) -> datetime:
         """Renew this node's certificate now and return its end, UTC; see `Renewal.renew`."""
         await self._renewal.renew()
+        return self.certificate_end
+
+    @property
+    def certificate_end(self) -> datetime:
+        """When the node's present certificate ends, UTC."""
         return self._renewal.certificate.not_valid_after_utc
 
     def _connected(self, connection: Connection) -> None:

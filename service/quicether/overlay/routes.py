@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from quicether.dataplane.snapshot import Link, PacketPolicy, Snapshot
+from quicether.dataplane.snapshot import Link, PacketPolicy, Service, Snapshot
 from quicether.errors import ConfigError
 from quicether.model import (
     LOCAL,
@@ -49,6 +49,8 @@ class OverlayRoutes:
         self._exits: dict[NodeId, frozenset[int]] = {}
         self._static = tuple(static)
         self._default_gateway = default_gateway
+        self.services: Mapping[bytes, Service] = {}
+        """What answers this host in this process, by packed address; see `Snapshot`."""
         self.serve(())
 
     def serve(self, prefixes: Iterable[Prefix]) -> None:
@@ -214,12 +216,12 @@ class OverlayRoutes:
         connected: Iterable[NodeId],
         links: Mapping[NodeId, Link],
         policy: PacketPolicy | None,
-        *,
-        forwards: bool,
+        offered: Iterable[Prefix] | None = None,
     ) -> Snapshot:
         """Return what the data path is to use from now on.
 
         connected: whose packets are taken. links: over what packets go to those who are ready.
+        offered: what this node forwards to as a gateway, None where it is none.
         """
         fib = self._fib.view
         if self._owners is None:
@@ -236,7 +238,9 @@ class OverlayRoutes:
             me=self._me,
             owners=self._owners,
             policy=policy,
-            forwards=forwards,
+            forwards=offered is not None,
+            offered=frozenset(offered or ()),
+            services=self.services,
         )
 
     def _prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
