@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from support.commands import CommandError
-from support.home import HOME, NAS, Story, story
+from support.home import HOME, LAN, NAS, Story, story
 from support.hosts import Host, WholeHost
 from support.install import installed_layer
 
@@ -99,15 +99,15 @@ def figures(scene: Story) -> None:
 def play(scene: Story) -> None:
     """Tell the story on booted hosts."""
     laptop, home = scene.laptop, scene.home
-    say("A network of our own: `home` makes it and is its authority")
-    scene.found_network()
-    say("Each host gets an ordinary NetworkManager profile; only home is told by its address")
-    scene.add_profiles()
-    say("Up, as any other VPN")
-    scene.up(home)
+    say("Four commands. On home: make the network, and invite the laptop")
+    lan = [word for prefix in LAN for word in ("--prefix", prefix)]
+    scene.type(home, "quicether", "network", "create", "home", *lan)
+    code = json.loads(scene.type(home, "quicether", "invite", "cafe-laptop", "--json"))["code"]
+    say("On the laptop: join with the code, and up, as any other VPN")
+    scene.type(laptop, "quicether", "join", code)
     started = time.monotonic()
     scene.up(laptop)
-    console.print(f"[dim]that took {time.monotonic() - started:.2f} s[/]")
+    console.print(f"[dim]up took {time.monotonic() - started:.2f} s[/]")
     say("A page from a machine in the LAN behind home, which knows nothing of QuicEther")
     with web_server(scene.nas):
         scene.type(laptop, "curl", "-sS", f"http://{NAS[0]}/")
