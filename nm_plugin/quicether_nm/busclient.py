@@ -71,8 +71,15 @@ async def add_match(bus: MessageBus, rule: str) -> None:
     await call(bus, message)
 
 
-async def watch_name(bus: MessageBus, name: str, vanished: Callable[[], None]) -> None:
+async def watch_name(
+    bus: MessageBus,
+    name: str,
+    vanished: Callable[[], None],
+    appeared: Callable[[], None] = lambda: None,
+) -> None:
     """Call vanished whenever the owner of name leaves the bus or gives the name up.
+
+    appeared: called whenever name has a new owner, after vanished where there was another.
 
     Raises HostError: the bus does not let us watch.
     """
@@ -85,9 +92,11 @@ async def watch_name(bus: MessageBus, name: str, vanished: Callable[[], None]) -
             and message.member == "NameOwnerChanged"
             and message.signature == "sss"
             and message.body[0] == name
-            and message.body[1]
         ):
-            vanished()
+            if message.body[1]:
+                vanished()
+            if message.body[2]:
+                appeared()
 
     bus.add_message_handler(on_message)
     await add_match(

@@ -12,6 +12,7 @@ from quicether.errors import IdentityError, QuicEtherError, TrustError
 from quicether_nm.busclient import BusEndedError
 from quicether_nm.ipconfig import BadHostConfigError, NetworkConfig, Typed, network_config
 from quicether_nm.profile import Connection, Profile, parse_profile
+from quicether_nm.service import ServiceLeftError
 from quicether_nm.states import Event, Failure, Signal, State, after
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,12 @@ READY_PATIENCE: Final = 2.5
 """Seconds that the first configuration waits for a peer, so that it holds the peer's prefixes.
 
 The tunnel is up without one too, and `nmcli connection up` is to return within 5 s then.
+"""
+
+RETURN_PATIENCE: Final = 3.5
+"""Seconds that a service which was stopped may take to be back, as a restart of it does.
+
+A service that stays away is to be shown as down within 5 s.
 """
 
 CLOSE_PATIENCE: Final = 5.0
@@ -44,6 +51,9 @@ class TunnelService(Protocol):
 
     async def wait_change(self) -> None:
         """Wait for a change. Raises QuicEtherError: the tunnel or the service ended."""
+
+    async def wait_return(self, patience: float) -> bool:
+        """Wait for a service that left the bus in good order; tell whether it is back."""
 
     async def down(self) -> None:
         """Take the tunnel down. Raises QuicEtherError."""
@@ -111,16 +121,13 @@ class Plugin:
             await asyncio.wait(tasks, timeout=CLOSE_PATIENCE)
 
     async def _hold(self, profile: Profile) -> None:
-        """Bring the tunnel up and follow its changes until it ends or the task is cancelled."""
+        """Keep the tunnel up until it ends or the task is cancelled; a restart is no end."""
         try:
-            await self._service.up(profile)
-            if not await self._service.wait_ready(min(READY_PATIENCE, profile.timeout / 4)):
-                log.warning(
-                    "%s: no peer is reached yet, the tunnel is up all the same", profile.ident
-                )
             while True:
-                await self._configure(profile)
-                await self._service.wait_change()
+                try:
+                    await self._follow(profile)
+                except ServiceLeftError as left:
+                    await self._await_return(profile, left)
         except BusEndedError:
             raise
         except QuicEtherError as error:
@@ -129,6 +136,25 @@ class Plugin:
         except Exception:
             log.exception("%s: a fault in the plugin", profile.ident)
             await self._fail(Failure.CONNECT_FAILED)
+
+    async def _follow(self, profile: Profile) -> None:
+        """Bring the tunnel up and follow its changes. Raises QuicEtherError: it ended."""
+        self._sent = None
+        await self._service.up(profile)
+        if not await self._service.wait_ready(min(READY_PATIENCE, profile.timeout / 4)):
+            log.warning("%s: no peer is reached yet, the tunnel is up all the same", profile.ident)
+        while True:
+            await self._configure(profile)
+            await self._service.wait_change()
+
+    async def _await_return(self, profile: Profile, left: ServiceLeftError) -> None:
+        """Wait for a service that was stopped under us. Raises left: it stays away."""
+        if self._state is not State.STARTED:
+            raise left
+        log.warning("%s: the service was stopped; waiting for it to be back", profile.ident)
+        await self._step(Event.LEFT)
+        if not await self._service.wait_return(RETURN_PATIENCE):
+            raise left
 
     async def _configure(self, profile: Profile) -> None:
         """Tell NetworkManager what changed since the last time.

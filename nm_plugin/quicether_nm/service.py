@@ -7,7 +7,7 @@ import logging
 from typing import Any, Final
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import MessageType
+from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
@@ -24,6 +24,15 @@ FOLLOWED: Final = frozenset({"State", "Ready", "HostConfig"})
 """Properties of a tunnel that matter here; the lists of peers and routes do not."""
 DOWN_TIMEOUT: Final = 5.0
 """Seconds that the service may take to bring a tunnel down; it promises less than two."""
+LEAVE_PATIENCE: Final = 1.0
+"""Seconds from the end of a tunnel that nobody here asked for to the end of the service itself."""
+
+
+class ServiceLeftError(UnreachableError):
+    """The service has taken the tunnel down in good order and left the bus: it was stopped.
+
+    It may be back in a moment; `Service.wait_return` tells.
+    """
 
 
 class Service:
@@ -44,6 +53,8 @@ class Service:
         self._vanished = False
         self._news = asyncio.Event()
         self._removed = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._returned = asyncio.Event()
 
     async def watch(self) -> None:
         """Subscribe to all that the service says. To be called once, before `up`.
@@ -61,7 +72,7 @@ class Service:
                 f"type='signal',sender='{contract.BUS_NAME}',interface='{interface}',"
                 f"member='{member}',path_namespace='{contract.ROOT_PATH}'",
             )
-        await watch_name(self._bus, contract.BUS_NAME, self._on_vanished)
+        await watch_name(self._bus, contract.BUS_NAME, self._on_vanished, self._returned.set)
 
     @property
     def host_config(self) -> dict[str, Any]:
@@ -80,6 +91,7 @@ class Service:
         self._path = contract.tunnel_path(profile.tunnel)
         self._properties = {}
         self._vanished = self._stale = False
+        self._gone.clear()
         # In a task of its own, because whoever stops waiting for it must still take down what it
         # brings up.
         self._up = asyncio.create_task(self._bring_up(profile))
@@ -102,20 +114,55 @@ class Service:
     async def wait_change(self) -> None:
         """Wait until properties of the tunnel have changed.
 
-        Raises UnreachableError: the service is gone. HostError: the tunnel failed, or somebody
-        took it down.
+        Raises ServiceLeftError: the service was stopped. UnreachableError: it is gone otherwise.
+        HostError: the tunnel failed, or somebody took it down.
         """
         await self._news.wait()
         self._news.clear()
         if self._vanished:
-            raise UnreachableError(f"{contract.BUS_NAME} left the bus: the service has stopped")
+            raise self._left()
         if self._stale:
             try:
                 await self._fetch()
             except CallError:
-                raise HostError(await self._failure()) from None
+                raise await self._ended() from None
         if self._properties.get("State") == TunnelState.FAILED:
             raise HostError(await self._failure())
+
+    async def wait_return(self, patience: float) -> bool:
+        """Wait at most patience seconds for a service that left; tell whether it is back.
+
+        Nothing is asked of it meanwhile: that would start one that was stopped for good.
+        """
+        try:
+            await asyncio.wait_for(self._returned.wait(), patience)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _ended(self) -> HostError | UnreachableError:
+        """Return why a tunnel is no more that we did not take down."""
+        sentence = f"tunnel {self._name} was taken down"
+        if not self._vanished:
+            try:
+                sentence = await self._failure()
+            except CallError:
+                log.debug("the service is just leaving")
+        if sentence == f"tunnel {self._name} was taken down":
+            # A service that stops takes its tunnels down first.
+            self._properties["State"] = TunnelState.STOPPING
+            try:
+                await asyncio.wait_for(self._gone.wait(), LEAVE_PATIENCE)
+            except TimeoutError:
+                return HostError(sentence)
+            return self._left()
+        return HostError(sentence)
+
+    def _left(self) -> UnreachableError:
+        sentence = f"{contract.BUS_NAME} left the bus: the service has stopped"
+        if self._properties.get("State") == TunnelState.STOPPING:
+            return ServiceLeftError(sentence)
+        return UnreachableError(sentence)
 
     async def down(self) -> None:
         """Take the tunnel down; nothing happens where it never came up or the service is gone.
@@ -188,6 +235,7 @@ class Service:
             "GetAll",
             signature="s",
             body=[contract.TUNNEL_INTERFACE],
+            flags=MessageFlag.NO_AUTOSTART,
         )
         reply = await call(self._bus, message)
         self._owner = reply.sender
@@ -195,7 +243,7 @@ class Service:
         self._news.set()
 
     async def _failure(self) -> str:
-        """Return the service's sentence on why the tunnel ended."""
+        """Return the service's sentence on why the tunnel ended. Raises HostError."""
         message = Message(
             contract.BUS_NAME,
             contract.ROOT_PATH,
@@ -203,6 +251,7 @@ class Service:
             "Get",
             signature="ss",
             body=[contract.MANAGER_INTERFACE, "Failures"],
+            flags=MessageFlag.NO_AUTOSTART,
         )
         failures = plain((await call(self._bus, message)).body[0])
         return str(failures.get(self._name, f"tunnel {self._name} was taken down"))
@@ -245,6 +294,8 @@ class Service:
 
     def _on_vanished(self) -> None:
         self._vanished = True
+        self._gone.set()
+        self._returned.clear()
         self._removed.set()
         self._news.set()
 

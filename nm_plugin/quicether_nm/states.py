@@ -33,6 +33,8 @@ class Event(enum.StrEnum):
     """NetworkManager asks for the connection."""
     CONFIGURED = "configured"
     """The service told what the OS is to have, first or anew."""
+    LEFT = "left"
+    """The service took the tunnel down and left the bus, as it does when it is restarted."""
     DISCONNECT = "disconnect"
     """NetworkManager ends the connection."""
     FAILED = "failed"
@@ -101,6 +103,8 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], Transition]] = MappingProxyType(
             State.STARTED, (*_CONFIGS, Signal.STATE_CHANGED)
         ),
         (State.STARTED, Event.CONFIGURED): Transition(State.STARTED, _CONFIGS),
+        # To NetworkManager 4 → 3 means that the VPN is reconnecting.
+        (State.STARTED, Event.LEFT): Transition(State.STARTING, _STATE_ALONE),
         (State.STARTING, Event.DISCONNECT): Transition(State.STOPPING, _STATE_ALONE),
         (State.STARTED, Event.DISCONNECT): Transition(State.STOPPING, _STATE_ALONE),
         (State.STARTING, Event.FAILED): Transition(

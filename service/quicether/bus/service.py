@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +17,7 @@ from quicether.bus.dispatch import Dispatcher, Exported, properties
 from quicether.bus.interface import Changes
 from quicether.bus.objects import ManagerObject, TunnelObject
 from quicether.bus.wire import encode
+from quicether.errors import HostError
 
 PUBLISH_INTERVAL: Final = 0.2
 """Seconds between two rounds of signals; the first change after quiet is told at once."""
@@ -72,10 +74,14 @@ class BusService:
                 task.result()
 
     async def close(self) -> None:
-        """Stop to take calls, end those that run, leave the bus. Idempotent."""
-        if self._publisher is not None:
-            self._publisher.cancel()
-            await asyncio.wait([self._publisher])
+        """Stop to take calls, end those that run, tell the end, leave the bus. Idempotent."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.cancel()
+            await asyncio.wait([publisher])
+            # Who follows a tunnel can tell by it an end in good order from a crash.
+            with contextlib.suppress(HostError):
+                await self._publish()
         await self._dispatcher.close()
         await self._bindings.close()
         await self._connection.close()
