@@ -110,7 +110,12 @@ def check_service(facts: Facts) -> Iterator[Finding]:
         yield Finding("tunnel", Verdict.BAD, f"{name}: {sentence}")
     for tunnel in facts.status.tunnels:
         for refusal in tunnel.refusals:
-            yield Finding("routes", Verdict.NOTE, f"{tunnel.name}: {refusal}")
+            about, _, rest = refusal.partition(": ")
+            if about == "names":
+                mend = "let systemd-resolved or dnsmasq resolve names here, or set names = off"
+                yield Finding("names", Verdict.NOTE, f"{tunnel.name}: {rest}", mend)
+            else:
+                yield Finding("routes", Verdict.NOTE, f"{tunnel.name}: {refusal}")
 
 
 def check_device(facts: Facts) -> Iterator[Finding]:
