@@ -28,7 +28,7 @@ CONFIG = HostConfig(
     mtu=1400,
     addresses=(ip_interface("100.64.0.1/32"), ip_interface("fd00::1/128")),
     prefixes=(ip_network("10.0.0.0/8"), ip_network("192.168.7.0/24"), ip_network("fd01::/48")),
-    dns=Dns((ip_address("100.64.0.1"),), ("home.quicether",)),
+    dns=Dns((ip_address("100.64.0.1"),), ("~home.quicether",)),
 )
 FULL = FullTunnel(mark=0x51, table=9000, priority=5200, port=9000)
 FILES = {"50-quicether-0.netdev", "50-quicether-0.network"}

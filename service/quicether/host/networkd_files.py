@@ -71,7 +71,7 @@ def _dns(dns: Dns) -> list[tuple[str, object]]:
         return []
     entries: list[tuple[str, object]] = [("DNS", server) for server in dns.servers]
     # "~" makes a domain that only says where to ask, and is not appended to short names.
-    domains = [f"~{domain}" for domain in dns.domains] + ["~."] * dns.default_route
+    domains = [*dns.domains, *(["~."] if dns.default_route else [])]
     if domains:
         entries.append(("Domains", " ".join(domains)))
     return [*entries, ("DNSDefaultRoute", "yes" if dns.default_route else "no")]

@@ -19,7 +19,7 @@ CONFIG = HostConfig(
     mtu=1400,
     addresses=(ip_interface("100.64.0.1/32"), ip_interface("fd00::1/128")),
     prefixes=(ip_network("10.0.0.0/8"), ip_network("fd01::/48")),
-    dns=Dns((ip_address("100.64.0.1"),), ("home.quicether",)),
+    dns=Dns((ip_address("100.64.0.1"),), ("~home.quicether",)),
 )
 
 
