@@ -13,8 +13,14 @@ from typing import Final
 
 from quicether.model import Address, NextHop, NextHopKind, Prefix
 
+WIDEST: Final = 8
+"""Shortest length, in bits, of a prefix that is taken unasked: half the internet is a default
+route in disguise."""
 MAX_HOST_PREFIXES: Final = 16_384
 """Routes that one tunnel puts into the OS; what is beyond is refused and said in status."""
+
+
+_TAKE: Final = "add it to accept-conflicts to take it all the same"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,8 @@ def host_routes(
             continue
         accepted = any(_inside(prefix, each) for each in choice.accepted)
         clash = None if accepted else _clash(prefix, connected, underlay)
+        if not accepted and prefix.prefixlen < WIDEST:
+            clash = f"it is as wide as a default route, for which there is default-gateway; {_TAKE}"
         if clash is not None:
             refusals.append(f"prefix {prefix} {whose}: {clash}")
         elif len(prefixes) >= MAX_HOST_PREFIXES:
@@ -84,16 +92,10 @@ def _clash(
 ) -> str | None:
     for network in connected:
         if _inside(network, prefix):
-            return (
-                f"it covers this host's own network {network}; "
-                f"add it to accept-conflicts to take it all the same"
-            )
+            return f"it covers this host's own network {network}; {_TAKE}"
     for address in underlay:
         if address in prefix:
-            return (
-                f"it covers the underlay address {address} of a peer; "
-                f"add it to accept-conflicts to take it all the same"
-            )
+            return f"it covers the underlay address {address} of a peer; {_TAKE}"
     return None
 
 

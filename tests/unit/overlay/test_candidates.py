@@ -3,7 +3,7 @@
 from ipaddress import ip_address, ip_network
 
 from quicether.model import Member, NextHop, NodeId
-from quicether.overlay.candidates import candidates
+from quicether.overlay.candidates import Candidates, candidates
 
 ID = NodeId(b"\x07" * 20)
 HOME = Member(
@@ -54,3 +54,10 @@ def test_a_forwarded_prefix_is_a_route_over_the_gateway() -> None:
 def test_a_default_route_is_nobodys_to_announce() -> None:
     everything = ip_network("0.0.0.0/0")
     assert candidates(HOME, [everything]).uncovered == (everything,)
+
+
+def test_an_exit_is_no_route_for_those_who_did_not_name_it() -> None:
+    everything = ip_network("0.0.0.0/0")
+    exit_node = Member(ID, "exit", b"", (), (everything,))
+    assert candidates(exit_node, [], [everything]) == Candidates((), ())
+    assert candidates(exit_node, [LAN]).uncovered == (LAN,)
