@@ -143,16 +143,17 @@ class Lab:
         ag, bg, ga, gb = (Wire(m.node_id) for m in (A, B, G, G))
         self.wires = {"ag": ag, "bg": bg, "ga": ga, "gb": gb}
         gateway = NextHop.via_gateway(G.node_id)
-        everything = {"100.64.0.0/10": gateway, "fd00::/16": gateway}
-        await self._start(a, snapshot(A, everything, {G: ag}, others=[B]))
-        await self._start(b, snapshot(B, everything, {G: bg}, others=[A]))
+        # It offers to forward for the two themselves: a wide block would let it send as neither.
+        to_a, to_b = ({str(prefix): gateway for prefix in one.host_prefixes} for one in (A, B))
+        await self._start(a, snapshot(A, to_b, {G: ag}, others=[B]))
+        await self._start(b, snapshot(B, to_a, {G: bg}, others=[A]))
         both = {
             "100.64.0.1/32": NextHop.to_node(A.node_id),
             "fd00::1/128": NextHop.to_node(A.node_id),
             "100.64.0.2/32": NextHop.to_node(B.node_id),
             "fd00::2/128": NextHop.to_node(B.node_id),
         }
-        around = replace(snapshot(replace(G, prefixes=()), both, {A: ga, B: gb}), forwards=True)
+        around = snapshot(replace(G, prefixes=()), both, {A: ga, B: gb}, forwards=True)
         g.forwarder = Forwarder(FakeDevice(), g.counters, around, self._loop.time, _Told())
         ag.far = bg.far = g.forwarder
         ga.far, gb.far = a.forwarder, b.forwarder

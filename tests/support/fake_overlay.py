@@ -110,4 +110,5 @@ def snapshot(
         candidates=fib.candidates(),
         policy=policy,
         forwards=forwards,
+        offered=frozenset(map(ip_network, routes)) if forwards else frozenset(),
     )

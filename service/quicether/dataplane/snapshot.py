@@ -74,7 +74,8 @@ class Snapshot:
     in use or not.
     local: the node's own overlay addresses, packed.
     policy: None lets every member reach what is routed to it.
-    forwards: this node forwards between peers (role gateway).
+    forwards: this node forwards between peers (role gateway), and only to what is in offered: the
+    prefixes that it announces as a gateway, each reached directly, so no two gateways can loop.
     services: packed address → what answers there. For this host alone, and policy is not asked.
     """
 
@@ -87,4 +88,5 @@ class Snapshot:
     candidates: Mapping[NodeId, frozenset[Prefix]] = field(default_factory=dict)
     policy: PacketPolicy | None = None
     forwards: bool = False
+    offered: frozenset[Prefix] = frozenset()
     services: Mapping[bytes, Service] = field(default_factory=dict)

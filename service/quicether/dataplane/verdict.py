@@ -102,7 +102,7 @@ def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes)
     owner = snapshot.owners.owner(destination)
     if not snapshot.forwards:
         return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE)
-    if hop is None:
+    if hop is None or snapshot.fib.longest(destination) not in snapshot.offered:
         return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE, Problem.NO_ROUTE)
     if hop.node == peer:
         return Verdict(Action.DROP, None, sender, owner, DropReason.LOOP, Problem.NO_ROUTE)

@@ -36,11 +36,13 @@ _MAX_FAILURES: Final = 6
 class _Way:
     """The direct way to one node.
 
-    up: there is a connection. counts: packets go there. earliest: when a question has to be asked
-    at the earliest, so that its answer proves the way. proven: when the last answer came.
+    up: there is a connection. silent: an answer is overdue now. counts: packets go there.
+    earliest: when a question has to be asked at the earliest, so that its answer proves the way.
+    proven: when the last answer came.
     """
 
     up: bool = False
+    silent: bool = False
     counts: bool = False
     earliest: float = 0.0
     proven: float | None = None
@@ -62,6 +64,11 @@ class DirectWays:
         way = self._ways.get(node)
         return way is not None and way.counts
 
+    def answers(self, node: NodeId) -> bool:
+        """Tell whether node is connected and no answer of it overdue, however short that held."""
+        way = self._ways.get(node)
+        return way is not None and way.up and not way.silent
+
     def unproven(self) -> list[NodeId]:
         """Return the connected nodes whose way does not count: each is to be asked."""
         return [node for node, way in self._ways.items() if way.up and not way.counts]
@@ -72,7 +79,7 @@ class DirectWays:
         if way.up:
             return
         hold = _hold(way, now)
-        way.up = True
+        way.up, way.silent = True, False
         way.earliest = now + hold
         way.counts = hold == 0
 
@@ -89,7 +96,8 @@ class DirectWays:
         way = self._ways.get(node)
         if way is None or not way.up:
             return
-        if unanswered >= max(OVERDUE, _OVERDUE_ROUND_TRIPS * (rtt or 0.0)):
+        way.silent = unanswered >= max(OVERDUE, _OVERDUE_ROUND_TRIPS * (rtt or 0.0))
+        if way.silent:
             self._fail(way, now)
 
     def detoured(self, node: NodeId, now: float) -> bool:

@@ -198,8 +198,8 @@ class Mesh:
             for node, connection in connections.items()
             if self._is_sized(node, connection)
         }
-        forwards = self._forwarding is not None
-        return self.routes.snapshot(connections, links, self._policy, forwards=forwards)
+        offered = None if self._forwarding is None else self.offers.forwards
+        return self.routes.snapshot(connections, links, self._policy, offered)
 
     # -- questions ---------------------------------------------------------------------------
 
@@ -342,7 +342,7 @@ class Mesh:
             connected = {
                 connection.member: self.routes.owned_by(node)
                 for node, connection in self.peers.connections().items()
-                if self._prober.counts(node)
+                if self._prober.answers(node)
             }
             found = gateways.offers(self.me, self._forwarding, self._lan, connected)
         differs |= found.forwards != self.offers.forwards

@@ -42,6 +42,10 @@ class Prober:
         """Tell whether packets to a node are to go directly."""
         return self._ways.counts(node)
 
+    def answers(self, node: NodeId) -> bool:
+        """Tell whether a node is connected and no answer of it is overdue."""
+        return self._ways.answers(node)
+
     def up(self, connection: Connection) -> None:
         """A peer connected, for the first time or once more."""
         self._ways.up(connection.member.node_id, self._clock())
@@ -65,7 +69,10 @@ class Prober:
         now, connections = self._clock(), self._peers.connections()
         before = self._routes.fib
         for node, connection in connections.items():
+            answered = self._ways.answers(node)
             self._ways.overdue(node, connection.unanswered, connection.rtt, now)
+            if self._ways.answers(node) is not answered:
+                self._changed()
             self._weigh(connection)
         for node in self._ways.unproven():
             self._ask(connections[node])

@@ -152,6 +152,14 @@ def test_a_gateway_never_sends_back_where_it_came_from() -> None:
     assert (found.reason, found.problem) == (DropReason.LOOP, Problem.NO_ROUTE)
 
 
+def test_a_gateway_forwards_to_nothing_but_what_it_offers() -> None:
+    base = replace(world(forwards=True), offered=frozenset({ip_network("10.1.0.0/16")}))
+    home, source = HOME.node_id, ip_address("192.168.1.10").packed
+    for destination, action in (("10.1.0.1", Action.FORWARD), ("10.6.0.1", Action.DROP)):
+        packed = ip_address(destination).packed
+        assert verdict.inbound(base, home, source, packed).action is action
+
+
 def test_a_gateway_says_what_it_cannot_reach() -> None:
     found = came("home", "192.168.1.10", "172.16.0.1", forwards=True)
     assert (found.reason, found.problem) == (DropReason.NO_ROUTE, Problem.NO_ROUTE)

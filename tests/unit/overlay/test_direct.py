@@ -131,3 +131,16 @@ def test_nodes_that_are_gone_are_forgotten(ways: DirectWays) -> None:
     assert ways.counts(NODE)
     ways.answered(NodeId(b"\x02" * 20), 0.0, 0.0)
     ways.overdue(NodeId(b"\x02" * 20), 9.0, None, 0.0)
+
+
+def test_a_gateway_goes_by_whether_a_node_answers_not_by_how_long_that_held() -> None:
+    ways = DirectWays()
+    assert not ways.answers(NODE)
+    ways.up(NODE, 0.0)
+    ways.overdue(NODE, OVERDUE, None, 10.0)
+    assert not ways.answers(NODE)
+    ways.overdue(NODE, 0.0, None, 10.5)
+    assert ways.answers(NODE)
+    assert not ways.counts(NODE)
+    ways.down(NODE, 11.0)
+    assert not ways.answers(NODE)
