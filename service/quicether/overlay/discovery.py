@@ -219,7 +219,8 @@ class Discovery:
                 self._findings.follow(record)
                 self._mark(record.owner)
             case RecordGone(record, reason):
-                log.info("%s of %s is gone: %s", record.content, record.member.name, reason)
+                content, owner = record.content, record.member.name
+                log.info("%s %s of %s is gone: %s", content.kind, content, owner, reason)
                 self._findings.unfollow(record)
                 self._mark(record.owner)
             case LookupDone():
