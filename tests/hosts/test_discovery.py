@@ -1,0 +1,156 @@
+"""Sites that know one address find each other's LANs, and lose what is withdrawn or dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.town import RECORD_LIFE, SHARED, Site, Town, looked_up, side_by_side, town
+
+SHARED_HOST = "10.77.0.1"
+GRACE = 3.0
+"""Seconds until a route that is no longer wanted is gone from the OS."""
+
+
+@pytest.fixture(scope="module")
+def scene(installed: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with town(installed, tmp_path_factory.mktemp("town")) as scene:
+        yield scene
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A site that was killed hard, when (monotonic seconds), and how long traffic took to move."""
+
+    site: Site
+    when: float
+    took: float
+
+
+@pytest.fixture(scope="module")
+def death(scene: Town) -> Death:
+    """Kill the node that hq sends packets for SHARED to, and cut its line, with another left."""
+    hq, depot, farm = (scene.sites[name] for name in ("hq", "depot", "farm"))
+    for site in (depot, farm):
+        site.host.run(["ip", "address", "replace", f"{SHARED_HOST}/32", "dev", "lo"])
+        site.advertise(site.lan, SHARED)
+    hq.host.wait_until(lambda: hq.reaches(SHARED_HOST), 10, f"{SHARED_HOST} to answer")
+    used = looked_up(hq, SHARED_HOST)
+    assert used in ("depot", "farm")
+    victim = scene.sites[used]
+    assert victim.node is not None
+    when = time.monotonic()
+    scene.internet.cut(victim.port)
+    victim.node.kill()
+    hq.host.wait_until(lambda: hq.reaches(SHARED_HOST), 10, "traffic to move to the second owner")
+    return Death(victim, when, time.monotonic() - when)
+
+
+def test_every_pair_reaches_the_others_lan(scene: Town) -> None:
+    sites = list(scene.sites.values())[:5]
+    for site in sites:
+        for other in sites:
+            if other is not site:
+                site.wait_for(other.lan, 15)
+    side_by_side(*(partial(reach_all, site, sites) for site in sites))
+
+
+def test_a_sixth_is_reachable_from_all_within_five_seconds_of_joining(scene: Town) -> None:
+    sites = list(scene.sites.values())
+    sixth = scene.join("yard")
+    assert sixth.node is not None
+    sixth.node.up()
+    joined = time.monotonic()
+    for site in sites:
+        site.wait_for(sixth.lan, 5 - (time.monotonic() - joined))
+        reach_all(site, [sixth], deadline=5 - (time.monotonic() - joined))
+
+
+def test_a_prefix_advertised_later_comes_and_one_withdrawn_goes_within_ten_seconds(
+    scene: Town,
+) -> None:
+    sites = list(scene.sites.values())
+    depot = scene.sites["depot"]
+    others = [site for site in sites if site is not depot]
+    depot.advertise(depot.lan, SHARED)
+    since = time.monotonic()
+    for site in others:
+        site.wait_for(SHARED, 10 - (time.monotonic() - since))
+    depot.advertise(depot.lan)
+    since = time.monotonic()
+    for site in others:
+        site.wait_for(SHARED, 10 - (time.monotonic() - since), gone=True)
+
+
+def test_lookup_says_who_owns_an_address_and_that_nobody_does(scene: Town) -> None:
+    plant = scene.sites["plant"]
+    assert looked_up(plant, scene.sites["shop"].address) == "shop"
+    assert looked_up(plant, "10.99.0.1") is None
+
+
+def test_a_rogue_gets_no_packet_for_a_prefix_that_its_certificate_does_not_cover(
+    scene: Town,
+) -> None:
+    hq, shop = scene.sites["hq"], scene.sites["shop"]
+    nobodys = "172.20.0.0/16"
+    den = scene.join("den")
+    assert den.node is not None
+    den.node.close()
+    roots = {"QUICETHER_ETC": str(den.node.store.etc), "QUICETHER_VAR": str(den.node.store.var)}
+    rogue = den.host.popen(
+        [sys.executable, "-m", "support.rogue_process", nobodys, hq.underlay, shop.underlay],
+        env={"PYTHONPATH": os.pathsep.join(sys.path), **roots},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert rogue.stdout is not None
+    results = json.loads(rogue.stdout.readline())["results"]
+    assert {where: set(answers) for where, answers in results.items()} == {
+        hq.underlay: {"REFUSED"},
+        shop.underlay: {"REFUSED"},
+    }
+    for site in (hq, shop):
+        # A route of the user's own leads the packets to the tunnel, which is to know no way.
+        site.host.run(["ip", "route", "replace", nobodys, "dev", "quicether0"])
+        assert not site.reaches("172.20.0.1")
+        site.host.run(["ip", "route", "del", nobodys, "dev", "quicether0"])
+        assert looked_up(site, "172.20.0.1") is None
+        assert drops(site).get("record-not-covered", 0) > 0
+    output, _ = rogue.communicate()
+    assert json.loads(output) == {"packets": 0}
+
+
+def test_traffic_moves_to_the_second_owner_within_ten_seconds(death: Death) -> None:
+    assert death.took < 10
+
+
+def test_what_a_killed_node_advertised_is_gone_when_its_record_ends(
+    scene: Town, death: Death
+) -> None:
+    left = death.when + RECORD_LIFE + GRACE - time.monotonic()
+    for site in scene.sites.values():
+        if site is not death.site and site.is_up:
+            site.wait_for(death.site.lan, max(left, 1), gone=True)
+
+
+def reach_all(site: Site, others: Iterable[Site], deadline: float = 5) -> None:
+    """Ping the machine in each of the other LANs from the machine in this one."""
+    for other in others:
+        what = f"{other.host.name}'s LAN to answer"
+        site.host.wait_until(partial(site.reaches, other.address), deadline, what)
+
+
+def drops(site: Site) -> dict[str, int]:
+    """Return how much of what a whole host dropped."""
+    found = json.loads(site.host.run(["quicether", "status", "--json"]).stdout)
+    dropped: dict[str, int] = found["tunnels"][0]["drops"]
+    return dropped
