@@ -104,7 +104,7 @@ class Machine:
 
     def routes(self) -> set[str]:
         """The destinations that lead into the tunnel."""
-        found = []
+        found: list[dict[str, Any]] = []
         for family in ("-4", "-6"):
             command = ["ip", "-j", family, "route", "show", "dev", "quicether0"]
             said = self.host.run(command, check=False)

@@ -148,6 +148,7 @@ class RudeServer(AioquicEndpoint):
 class _NoTrust:
     """A trust that is never asked."""
 
+    network = "nowhere"
     network_id = bytes(32)
 
     def judge(self, certificate: bytes, now: object) -> NoReturn:
