@@ -150,7 +150,9 @@ def test_everything_goes_through_the_exit_and_nothing_beside_it(lab: Lab) -> Non
         assert who_am_i(laptop, PUBLIC6) == EXIT6
         assert uplink.of_address(PUBLIC) == uplink.of_address(PUBLIC6) == 0
         assert inside.of_address(PUBLIC) > 0
-        assert lab.laptop.status()["refusals"] == []
+        # A light host has nobody who could be told of names.
+        refusals = lab.laptop.status()["refusals"]
+        assert [each for each in refusals if not each.startswith("names:")] == []
 
 
 def test_local_networks_and_what_bypasses_stay_outside(lab: Lab) -> None:

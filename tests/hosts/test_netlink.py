@@ -383,17 +383,18 @@ def test_a_device_in_use_is_refused(host: LightHost) -> None:
     on(host, scenario)
 
 
-def test_one_refused_route_does_not_stop_the_others(host: LightHost) -> None:
+def test_a_route_whose_place_is_taken_does_not_stop_the_tunnel(host: LightHost) -> None:
     async def scenario() -> None:
         owner = NetlinkOwner()
-        await owner.attach(replace(CONFIG, prefixes=()))
         host.run(["ip", "route", "add", "10.0.0.0/8", "dev", "lo", "metric", "50"])
-        with pytest.raises(HostError, match=r"^route 10\.0\.0\.0/8: somebody else has put"):
-            await owner.apply(CONFIG)
+        await owner.attach(CONFIG)
         assert routes(host) == {"192.168.7.0/24", "fd01::/48"}
+        (limit,) = owner.limits
+        assert limit.startswith("prefix 10.0.0.0/8: somebody else has put a route there")
         host.run(["ip", "route", "del", "10.0.0.0/8", "dev", "lo"])
         await owner.apply(CONFIG)
         assert "10.0.0.0/8" in routes(host)
+        assert not owner.limits
         await owner.remove()
 
     on(host, scenario)

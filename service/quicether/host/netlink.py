@@ -24,7 +24,7 @@ from quicether.host.kernel_state import (
     orphans,
     wanted,
 )
-from quicether.host.rtnetlink import Ipv6Off, Rtnetlink
+from quicether.host.rtnetlink import Ipv6Off, RouteTaken, Rtnetlink
 from quicether.model import MIN_IPV6_MTU, Interface
 
 log = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ _TOLD = 5
 class NetlinkOwner:
     """Implements `LinkOwner` on rtnetlink. One owner has one device.
 
-    limits: what of the last configuration this machine cannot have (IPv6 that is switched off,
-    say), in sentences for status; the rest works all the same.
+    limits: what of the last configuration this machine cannot have (IPv6 that is switched off, a
+    prefix that another route leads elsewhere), in sentences for status; the rest works.
     """
 
     def __init__(self, *, addressing: bool = True) -> None:
@@ -50,6 +50,7 @@ class NetlinkOwner:
         self._mtu = 0
         self._ipv6 = True
         self._have = KernelState()
+        self._taken: set[str] = set()
         self.limits: tuple[str, ...] = ()
 
     @property
@@ -87,6 +88,7 @@ class NetlinkOwner:
             raise HostError("no device is attached")
         refusals: list[str] = []
         had_ipv6 = self._ipv6
+        self._taken.clear()
         goal = await self._approach(link, config, refusals)
         if had_ipv6 and not self._ipv6:
             # Found out on the way: what was IPv6's is now to be kept from leaking.
@@ -191,7 +193,8 @@ class NetlinkOwner:
     ) -> frozenset[_Item]:
         """Act on every item; return those done and add a sentence for each that was refused.
 
-        An item that fails for want of IPv6 is no refusal; the owner remembers it.
+        An item that fails for want of IPv6 or of a free place is no refusal; the owner remembers
+        it.
         """
         done: set[_Item] = set()
         for item in items:
@@ -199,6 +202,8 @@ class NetlinkOwner:
                 await act(item)
             except Ipv6Off:
                 self._ipv6 = False
+            except RouteTaken as taken:
+                self._taken.add(str(taken))
             except HostError as refusal:
                 refusals.append(str(refusal))
             else:
@@ -206,7 +211,7 @@ class NetlinkOwner:
         return frozenset(done)
 
     def _tell_limits(self, config: HostConfig, refused: tuple[str, ...]) -> None:
-        limits = list(refused)
+        limits = [*refused, *sorted(self._taken)]
         if not self._ipv6:
             limits.append(f"IPv6 is switched off on this machine, {config.device} is IPv4 only")
         for limit in limits:

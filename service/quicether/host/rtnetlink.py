@@ -1,7 +1,7 @@
 """The few requests to the kernel's rtnetlink that a tunnel needs, over pyroute2's asyncio API.
 
-All errors leave this file as HostError with a sentence. The exception is IPv6 that the machine
-has switched off, which is `Ipv6Off`, because a tunnel works without it.
+All errors leave this file as HostError with a sentence. A tunnel works without IPv6 that the
+machine has switched off, and without a route whose place is taken: `Ipv6Off` and `RouteTaken`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class Way:
 
 class Ipv6Off(HostError):
     """The machine has IPv6 switched off on the device or altogether."""
+
+
+class RouteTaken(HostError):
+    """Somebody else's route has the same prefix, table and metric."""
 
 
 class Rtnetlink:
@@ -234,10 +238,17 @@ class Rtnetlink:
     async def add_route(self, index: int, route: KernelRoute) -> None:
         """Add a route. One of the same prefix, table and metric that is there is not replaced.
 
-        Raises HostError: also where somebody else's route has that place.
+        Raises RouteTaken, Ipv6Off, HostError.
         """
         with _asking(f"route {route.prefix}", route.prefix.version):
-            await self._route.route("add", **_route_fields(index, route))
+            try:
+                await self._route.route("add", **_route_fields(index, route))
+            except NetlinkError as refusal:
+                if refusal.code != errno.EEXIST:
+                    raise
+                raise RouteTaken(
+                    f"prefix {route.prefix}: somebody else has put a route there, metric {METRIC}"
+                ) from refusal
 
     async def delete_route(self, index: int, route: KernelRoute) -> None:
         """Take a route away. One that is gone already is no error."""
@@ -344,8 +355,6 @@ def _asking(what: str, version: int = 4) -> Iterator[None]:
             raise Ipv6Off(f"{what}: IPv6 is switched off on this machine") from refusal
         if refusal.code == errno.EPERM:
             raise HostError(f"{what}: not permitted; the daemon needs CAP_NET_ADMIN") from refusal
-        if refusal.code == errno.EEXIST:
-            raise HostError(f"{what}: somebody else has put the same there") from refusal
         raise HostError(f"{what}: {os.strerror(refusal.code)}") from refusal
     except OSError as refusal:
         raise HostError(f"{what}: {refusal.strerror or refusal}") from refusal
