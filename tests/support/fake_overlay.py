@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import Link, PacketPolicy, Snapshot
-from quicether.model import LOCAL, Member, NextHop, NodeId, Prefix
+from quicether.model import LOCAL, Member, NextHop, NextHopKind, NodeId, Prefix
 
 
 def member(name: str, addresses: Iterable[str], prefixes: Iterable[str] = ()) -> Member:
@@ -40,6 +40,14 @@ class FakeFib:
         """Return the longest prefix that holds address."""
         where = ip_address(address)
         return next((prefix for prefix, _ in self._routes if where in prefix), None)
+
+    def direct(self) -> dict[Prefix, tuple[NodeId, ...]]:
+        """Return the prefixes that lead to a node as their owner, with that node."""
+        return {
+            prefix: (hop.node,)
+            for prefix, hop in self._routes
+            if hop.kind is NextHopKind.NODE and hop.node is not None
+        }
 
     def candidates(self) -> dict[NodeId, frozenset[Prefix]]:
         """Return the prefixes that lead to each node."""
@@ -110,5 +118,5 @@ def snapshot(
         candidates=fib.candidates(),
         policy=policy,
         forwards=forwards,
-        offered=frozenset(map(ip_network, routes)) if forwards else frozenset(),
+        offered=fib.direct() if forwards else {},
     )

@@ -75,7 +75,8 @@ class Snapshot:
     local: the node's own overlay addresses, packed.
     policy: None lets every member reach what is routed to it.
     forwards: this node forwards between peers (role gateway), and only to what is in offered: the
-    prefixes that it announces as a gateway, each reached directly, so no two gateways can loop.
+    prefixes that it announces as a gateway, with the nodes that it reaches each at directly. Its
+    own way there may be another gateway for a while; for others that would be a way round.
     services: packed address → what answers there. For this host alone, and policy is not asked.
     """
 
@@ -88,5 +89,5 @@ class Snapshot:
     candidates: Mapping[NodeId, frozenset[Prefix]] = field(default_factory=dict)
     policy: PacketPolicy | None = None
     forwards: bool = False
-    offered: frozenset[Prefix] = frozenset()
+    offered: Mapping[Prefix, tuple[NodeId, ...]] = field(default_factory=dict)
     services: Mapping[bytes, Service] = field(default_factory=dict)

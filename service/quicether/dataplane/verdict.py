@@ -102,15 +102,18 @@ def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes)
     owner = snapshot.owners.owner(destination)
     if not snapshot.forwards:
         return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE)
-    if hop is None or snapshot.fib.longest(destination) not in snapshot.offered:
+    longest = snapshot.fib.longest(destination)
+    reached = () if longest is None else snapshot.offered.get(longest, ())
+    if not reached:
         return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE, Problem.NO_ROUTE)
-    if hop.node == peer:
+    node = hop.node if hop is not None and hop.node in reached else reached[0]
+    if node == peer:
         return Verdict(Action.DROP, None, sender, owner, DropReason.LOOP, Problem.NO_ROUTE)
-    if hop.node not in snapshot.links:
+    if node not in snapshot.links:
         return Verdict(
-            Action.DROP, hop.node, sender, owner, DropReason.UNREACHABLE, Problem.UNREACHABLE
+            Action.DROP, node, sender, owner, DropReason.UNREACHABLE, Problem.UNREACHABLE
         )
-    return Verdict(Action.FORWARD, hop.node, sender, owner)
+    return Verdict(Action.FORWARD, node, sender, owner)
 
 
 def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:

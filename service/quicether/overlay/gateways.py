@@ -49,13 +49,15 @@ class Offers:
     """What a gateway can forward now.
 
     local: of its forward-subnets, what lies in its own LAN. forwards: all that it announces,
-    sorted, local included. nodes: of that, what each connected node is reached at.
+    sorted, local included. nodes: of that, what each connected node is reached at. reached: the
+    same by prefix, as far as it is announced: packets that come for it go to one of these nodes.
     refusals: a sentence for each thing that is asked for and cannot be offered.
     """
 
     local: tuple[Prefix, ...] = ()
     forwards: tuple[Prefix, ...] = ()
     nodes: Mapping[NodeId, tuple[Prefix, ...]] = field(default_factory=dict)
+    reached: Mapping[Prefix, tuple[NodeId, ...]] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
 
 
@@ -93,12 +95,25 @@ def offers(
     found = sorted({*local, *(p for each in nodes.values() for p in each)}, key=_order)
     if len(found) > MAX_OFFERS:
         refusals.append(f"gateway: {len(found)} prefixes, of which {MAX_OFFERS} are announced")
+    forwards = tuple(found[:MAX_OFFERS])
     return Offers(
         tuple(local),
-        tuple(found[:MAX_OFFERS]),
+        forwards,
         MappingProxyType(nodes),
+        MappingProxyType(_by_prefix(forwards, nodes)),
         tuple(sorted(refusals)[:_MAX_REFUSALS]),
     )
+
+
+def _by_prefix(
+    announced: Iterable[Prefix], nodes: Mapping[NodeId, tuple[Prefix, ...]]
+) -> dict[Prefix, tuple[NodeId, ...]]:
+    reached: dict[Prefix, tuple[NodeId, ...]] = dict.fromkeys(announced, ())
+    for node, prefixes in nodes.items():
+        for prefix in prefixes:
+            if prefix in reached:
+                reached[prefix] += (node,)
+    return reached
 
 
 def _in_lan(subnets: Iterable[Prefix], lan: tuple[Prefix, ...]) -> Iterable[Prefix]:

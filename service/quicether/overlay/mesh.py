@@ -198,7 +198,7 @@ class Mesh:
             for node, connection in connections.items()
             if self._is_sized(node, connection)
         }
-        offered = None if self._forwarding is None else self.offers.forwards
+        offered = None if self._forwarding is None else self.offers.reached
         return self.routes.snapshot(connections, links, self._policy, offered)
 
     # -- questions ---------------------------------------------------------------------------

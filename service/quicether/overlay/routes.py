@@ -216,12 +216,12 @@ class OverlayRoutes:
         connected: Iterable[NodeId],
         links: Mapping[NodeId, Link],
         policy: PacketPolicy | None,
-        offered: Iterable[Prefix] | None = None,
+        offered: Mapping[Prefix, tuple[NodeId, ...]] | None = None,
     ) -> Snapshot:
         """Return what the data path is to use from now on.
 
         connected: whose packets are taken. links: over what packets go to those who are ready.
-        offered: what this node forwards to as a gateway, None where it is none.
+        offered: what this node forwards to as a gateway, and to whom, None where it is none.
         """
         fib = self._fib.view
         if self._owners is None:
@@ -239,7 +239,7 @@ class OverlayRoutes:
             owners=self._owners,
             policy=policy,
             forwards=offered is not None,
-            offered=frozenset(offered or ()),
+            offered=offered or {},
             services=self.services,
         )
 

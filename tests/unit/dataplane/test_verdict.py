@@ -153,11 +153,35 @@ def test_a_gateway_never_sends_back_where_it_came_from() -> None:
 
 
 def test_a_gateway_forwards_to_nothing_but_what_it_offers() -> None:
-    base = replace(world(forwards=True), offered=frozenset({ip_network("10.1.0.0/16")}))
+    offered = {ip_network("10.1.0.0/16"): (OFFICE.node_id,)}
+    base = replace(world(forwards=True), offered=offered)
     home, source = HOME.node_id, ip_address("192.168.1.10").packed
-    for destination, action in (("10.1.0.1", Action.FORWARD), ("10.6.0.1", Action.DROP)):
+    for destination, action in (("10.1.0.1", Action.FORWARD), ("192.168.1.1", Action.DROP)):
         packed = ip_address(destination).packed
         assert verdict.inbound(base, home, source, packed).action is action
+
+
+def test_a_gateway_whose_own_way_is_another_gateway_forwards_to_the_owner_itself() -> None:
+    # The owner came back a moment ago: its way does not count yet, but it is what is offered. By
+    # way of each other two gateways would drop the packet, and three send it round.
+    base = world(forwards=True)
+    destination = ip_address("10.6.0.1").packed
+    assert base.fib.lookup(destination) == NextHop.via_gateway(GATE.node_id)
+    links = {**base.links, BRANCH.node_id: FakeLink()}
+    offered = {ip_network("10.6.0.0/16"): (BRANCH.node_id,)}
+    now = replace(base, links=links, offered=offered)
+    for peer, source in ((HOME, "192.168.1.10"), (GATE, "100.64.0.4")):
+        found = verdict.inbound(now, peer.node_id, ip_address(source).packed, destination)
+        assert (found.action, found.node) == (Action.FORWARD, BRANCH.node_id)
+
+
+def test_of_several_owners_a_gateway_forwards_to_that_which_its_own_packets_go_to() -> None:
+    base = world(forwards=True)
+    destination = ip_address("10.1.0.1").packed
+    offered = {ip_network("10.1.0.0/16"): (GATE.node_id, OFFICE.node_id)}
+    now = replace(base, offered=offered)
+    source = ip_address("192.168.1.10").packed
+    assert verdict.inbound(now, HOME.node_id, source, destination).node == OFFICE.node_id
 
 
 def test_a_gateway_says_what_it_cannot_reach() -> None:
