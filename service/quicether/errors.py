@@ -5,6 +5,11 @@ right. The kind says whose fault it is, because that decides who is told: a user
 the audit log (trust), a counter (protocol), or the journal (host).
 """
 
+from typing import Final
+
+OWN_FAULT: Final = "the service failed for a reason of its own; see its journal"
+"""What a person is told of an error that nobody raised on purpose; its journal has the rest."""
+
 
 class QuicEtherError(Exception):
     """The root of every error that QuicEther raises on purpose."""

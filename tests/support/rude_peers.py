@@ -140,7 +140,7 @@ class RudeServer(AioquicEndpoint):
         await self.close()
 
     def _role(self, session: Session, protocol: str | None) -> Role:
-        role = RudeRole(session, self._carrier, greeting(self._identity))
+        role = RudeRole(session, self._opened, greeting(self._identity))
         self.roles.append(role)
         return role
 

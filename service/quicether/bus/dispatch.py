@@ -25,7 +25,7 @@ from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError
 from quicether.bus.guard import Call
 from quicether.bus.interface import Interface, Method, Property, introspection
 from quicether.bus.wire import decode, encode
-from quicether.errors import ConfigError, QuicEtherError
+from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
 
 log = logging.getLogger(__name__)
 
@@ -254,4 +254,4 @@ def describe(error: Exception) -> tuple[str, str]:
         case QuicEtherError():
             return ErrorName.FAILED.value, str(error)
     log.error("a D-Bus call failed for a reason of our own", exc_info=error)
-    return ErrorName.FAILED.value, "the service failed for a reason of its own; see its journal"
+    return ErrorName.FAILED.value, OWN_FAULT

@@ -19,7 +19,7 @@ from quicether.config.settings import Settings
 from quicether.daemon.links import Links
 from quicether.daemon.tunnel import Tunnel
 from quicether.dht.core import DhtConfig
-from quicether.errors import ConfigError, HostError, QuicEtherError
+from quicether.errors import OWN_FAULT, ConfigError, HostError, QuicEtherError
 from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
 from quicether.journal import ABOUT
 
@@ -60,7 +60,7 @@ class Tunnels:
         self._changed = changed
 
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
-        """Bring a tunnel up. Raises a QuicEtherError, which `failures` then shows."""
+        """Bring a tunnel up. Raises a QuicEtherError; `failures` shows what was raised."""
         async with self._lock(name):
             ABOUT.set({"QUICETHER_TUNNEL": name})
             present = self._tunnels.get(name)
@@ -73,7 +73,7 @@ class Tunnels:
                 )
             try:
                 tunnel = await self._start(name, options, request)
-            except QuicEtherError as error:
+            except Exception as error:
                 self._note_failure(name, error)
                 raise
             self._failures.pop(name, None)
@@ -170,10 +170,11 @@ class Tunnels:
             del self._locks[idle]
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _note_failure(self, name: str, error: QuicEtherError) -> None:
-        log.error("tunnel %s: %s", name, error)
+    def _note_failure(self, name: str, error: Exception) -> None:
+        sentence = str(error) if isinstance(error, QuicEtherError) else OWN_FAULT
+        log.error("tunnel %s: %s", name, sentence)
         self._failures.pop(name, None)
-        self._failures[name] = str(error)
+        self._failures[name] = sentence
         while len(self._failures) > MAX_FAILURES:
             self._failures.popitem(last=False)
         self._changed()

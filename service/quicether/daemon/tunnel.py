@@ -23,6 +23,7 @@ from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
 from quicether.daemon.names import Naming
+from quicether.daemon.teardown import take_down
 from quicether.daemon.watch import Watch
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
@@ -163,20 +164,18 @@ class Tunnel:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self._watch.close()
-        if self._membership is not None:
-            await self._membership.close()
-        await self._discovery.close()
-        await self._mesh.close()
-        await self._endpoint.close()
-        if self._device is not None:
-            self._device.close()
-        self._monitor.close()
-        self._guard.close()
-        try:
-            await self._link.remove()
-        except HostError as error:
-            log.warning("tunnel %s: while taking it down: %s", self.name, error)
+        await take_down(
+            self.name,
+            self._watch.close,
+            *(() if self._membership is None else (self._membership.close,)),
+            self._discovery.close,
+            self._mesh.close,
+            self._endpoint.close,
+            *(() if self._device is None else (self._device.close,)),
+            self._monitor.close,
+            self._guard.close,
+            self._link.remove,
+        )
 
     async def reload(self, settings: Settings) -> None:
         """Use other settings from now on, where a running tunnel can.

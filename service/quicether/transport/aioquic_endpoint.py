@@ -72,17 +72,18 @@ class AioquicEndpoint:
         self._half_open: dict[Session, str] = {}
         self._half_open_hosts: Counter[str] = Counter()
         self._desk: EnrolmentDesk | None = None
+        self._carrier: UdpCarrier | None = None
         self._closed = False
         self._configure()
 
     @property
     def local_address(self) -> UnderlayAddress:
-        """What the socket is bound to."""
-        return self._carrier.socket.local_address
+        """What the socket is bound to; before `open`, what it is to be bound to."""
+        return self._bind if self._carrier is None else self._carrier.socket.local_address
 
     async def open(self, events: EndpointEvents) -> None:
         """Bind the socket and begin to listen. Raises HostError: the port cannot be had."""
-        self._carrier = UdpCarrier(
+        carrier = self._carrier = UdpCarrier(
             self._bind,
             counters=self.counters,
             mark=self._mark,
@@ -95,7 +96,7 @@ class AioquicEndpoint:
             hello=self._hello,
             counters=self.counters,
             events=events,
-            clock=self._carrier.now,
+            clock=carrier.now,
         )
         self._admission = Admission(self._server.supported_versions, self.counters)
 
@@ -110,7 +111,7 @@ class AioquicEndpoint:
 
     def connect(self, address: UnderlayAddress, expect: NodeId | None = None) -> None:
         """Begin to connect; `connected` or `connect_failed` follows."""
-        carrier = self._carrier
+        carrier = self._opened
         try:
             remote = carrier.socket.socket_address(address)
             if len(carrier) >= self._max_connections:
@@ -128,8 +129,9 @@ class AioquicEndpoint:
 
     def probe_paths(self) -> None:
         """Check every connection at once, because the host's own network changed."""
-        now = self._carrier.now()
-        for session in self._carrier.sessions():
+        carrier = self._opened
+        now = carrier.now()
+        for session in carrier.sessions():
             session.probe(now)
 
     def accept_enrolment(self, handler: EnrolHandler | None) -> None:
@@ -142,9 +144,9 @@ class AioquicEndpoint:
 
     async def close(self) -> None:
         """Close every connection, flush the last packets and free the socket. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        if not self._closed and self._carrier is not None:
             self._carrier.close("the node shuts down")
+        self._closed = True
 
     # -- incoming connections ----------------------------------------------------------------
 
@@ -152,35 +154,35 @@ class AioquicEndpoint:
         self, datagram: bytes, remote: SocketAddress, source: Source | None, now: float
     ) -> None:
         """Open a connection for a datagram that belongs to none, if it asks for one."""
-        host = remote[0]
+        host, carrier = remote[0], self._opened
         admitted = self._admission.judge(
             datagram,
             remote,
             half_open=len(self._half_open),
             half_open_there=self._half_open_hosts[host],
-            full=len(self._carrier) >= self._max_connections,
+            full=len(carrier) >= self._max_connections,
             now=now,
         )
         if admitted is None:
             return
         if isinstance(admitted, bytes):
-            self._carrier.socket.send([admitted], remote, source)
+            carrier.socket.send([admitted], remote, source)
             return
         engine = Engine(
             configuration=self._server,
             original_destination_connection_id=admitted.original,
             retry_source_connection_id=admitted.retried,
         )
-        session = Session(engine, self._carrier, remote, initiated=False, now=now)
+        session = Session(engine, carrier, remote, initiated=False, now=now)
         session.role = Reception(session, self._node, self._role)
         self._half_open[session] = host
         self._half_open_hosts[host] += 1
         first_id = admitted.retried or admitted.original
-        self._carrier.add(session, [first_id, *engine.connection_ids])
+        carrier.add(session, [first_id, *engine.connection_ids])
         session.feed([datagram], remote, source, now)
         if not engine.begun:
             self.counters.drop(DropReason.MALFORMED)
-            self._carrier.gone(session)
+            carrier.gone(session)
 
     def _role(self, session: Session, protocol: str | None) -> Role:
         if protocol == ENROL_ALPN and self._desk is not None:
@@ -196,6 +198,12 @@ class AioquicEndpoint:
                 del self._half_open_hosts[host]
 
     # -- details -----------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> UdpCarrier:
+        if self._carrier is None:
+            raise RuntimeError("the endpoint was not opened")
+        return self._carrier
 
     def _configure(self) -> None:
         protocols = [ALPN] if self._desk is None else [ALPN, ENROL_ALPN]

@@ -1,0 +1,212 @@
+"""A tunnel comes up whole or not at all, and goes down whole whatever fails on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import socket
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quicether.bus.controller import TunnelView, UpRequest
+from quicether.daemon import site, tunnel
+from quicether.daemon.controller import Tunnels
+from quicether.daemon.guard import Guard
+from quicether.daemon.watch import Watch
+from quicether.errors import OWN_FAULT, HostError
+from quicether.host.monitor import UnderlayMonitor
+from quicether.identity.authority import Authority
+from quicether.identity.store import NetworkStore
+from quicether.overlay.discovery import Discovery
+from quicether.overlay.membership import Membership
+from quicether.overlay.mesh import Mesh
+from quicether.transport.aioquic_endpoint import AioquicEndpoint
+from support.fake_device import FakeDevice
+from support.fake_link_owner import FakeLinkOwner, FakeLinks
+
+START = [
+    (AioquicEndpoint, "open"),
+    (Watch, "open"),
+    (UnderlayMonitor, "start"),
+    (site, "path_mtu"),
+    (FakeLinkOwner, "attach"),
+    (Mesh, "start"),
+    (Membership, "start"),
+    (Discovery, "start"),
+    (FakeDevice, "start"),
+    (FakeLinkOwner, "apply"),
+]
+"""The steps of `Tunnel.start`, in order."""
+STOP = [
+    (Watch, "close"),
+    (Membership, "close"),
+    (Discovery, "close"),
+    (Mesh, "close"),
+    (AioquicEndpoint, "close"),
+    (FakeDevice, "close"),
+    (UnderlayMonitor, "close"),
+    (Guard, "close"),
+    (FakeLinkOwner, "remove"),
+]
+"""The steps of `Tunnel.stop`, in order."""
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is a member of network kin. Its user needs no privilege."""
+    etc, var, now = tmp_path / "etc", tmp_path / "var", datetime.now(UTC)
+    monkeypatch.setenv("QUICETHER_ETC", str(etc))
+    monkeypatch.setenv("QUICETHER_VAR", str(var))
+    for module in (tunnel, site):
+        monkeypatch.setattr(module, "UNDERLAY_MARK", None)
+    authority = Authority.create(tmp_path / "authority", "kin", now)
+    store = NetworkStore(etc, var, "kin")
+    key = store.node_key().public_raw
+    certificate = authority.sign(key, "cafe", now=now, validity=timedelta(days=1))
+    store.install(certificate, authority.certificate, now)
+
+
+def named(step: tuple[Any, str]) -> str:
+    return f"{getattr(step[0], '__name__', '?').rpartition('.')[2]}.{step[1]}"
+
+
+def fail(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], error: Exception, *, late: bool
+) -> list[str]:
+    """Let a step raise error; late: when its work is done. What is returned fills when it does."""
+    owner, name = step
+    original = getattr(owner, name)
+    raised: list[str] = []
+
+    @functools.wraps(original)
+    async def failing_later(*args: Any, **named: Any) -> None:
+        if late:
+            await original(*args, **named)
+        raised.append(name)
+        raise error
+
+    @functools.wraps(original)
+    def failing(*args: Any, **named: Any) -> None:
+        if late:
+            original(*args, **named)
+        raised.append(name)
+        raise error
+
+    asynchronous = inspect.iscoroutinefunction(original)
+    monkeypatch.setattr(owner, name, failing_later if asynchronous else failing)
+    return raised
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((LOOPBACK, 0))
+        return int(sock.getsockname()[1])
+
+
+async def up(tunnels: Tunnels, port: int) -> TunnelView:
+    options = {"network": "kin", "listen-address": LOOPBACK, "listen-port": str(port)}
+    found = await tunnels.up("kin", options, UpRequest(transient=True))
+    await asyncio.sleep(0)  # its tasks begin
+    return found
+
+
+def files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def run(main: Callable[[FakeLinks, Tunnels, int], Coroutine[Any, Any, None]]) -> None:
+    """Run main and check that it leaves neither task, nor descriptor, nor port behind."""
+
+    async def checked() -> None:
+        links, port = FakeLinks(), free_port()
+        # The loop's own thread of the resolver and the like are there before anything is counted.
+        await asyncio.to_thread(lambda: None)
+        before = files()
+        await main(links, Tunnels(links), port)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert files() == before
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((LOOPBACK, port))
+
+    asyncio.run(checked())
+
+
+def test_a_tunnel_comes_up_and_goes_down() -> None:
+    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        view = await up(tunnels, port)
+        assert view.listen_port == port
+        assert links.owner.applied
+        await tunnels.down("kin")
+        assert not tunnels.tunnels
+        assert not tunnels.failures
+        assert links.owner.removed
+
+    run(main)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at-once", "late"])
+@pytest.mark.parametrize("step", START, ids=named)
+def test_a_step_that_fails_leaves_a_sentence_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], late: bool
+) -> None:
+    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        raised = fail(monkeypatch, step, HostError("the machine says no"), late=late)
+        with pytest.raises(HostError, match=r"^the machine says no$"):
+            await up(tunnels, port)
+        assert raised
+        assert dict(tunnels.failures) == {"kin": "the machine says no"}
+        assert not tunnels.tunnels
+        assert links.owner.removed
+        device = links.owner.device
+        assert device is None or device.closed or step == (FakeLinkOwner, "attach")
+        monkeypatch.undo()
+
+    run(main)
+
+
+def test_a_fault_of_our_own_is_shown_as_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        fail(monkeypatch, (Discovery, "start"), AttributeError("no such thing"), late=True)
+        with pytest.raises(AttributeError, match="no such thing"):
+            await up(tunnels, port)
+        assert dict(tunnels.failures) == {"kin": OWN_FAULT}
+        assert not tunnels.tunnels
+
+    run(main)
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    """It used to end in an AttributeError of the endpoint's that was never opened."""
+
+    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind((LOOPBACK, port))
+            with pytest.raises(HostError, match=f"cannot listen on UDP {LOOPBACK}:{port}"):
+                await up(tunnels, port)
+        assert "Address already in use" in tunnels.failures["kin"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("error", [HostError("no"), KeyError("no")], ids=["expected", "fault"])
+@pytest.mark.parametrize("step", STOP, ids=named)
+def test_each_step_of_the_end_is_taken_whatever_became_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str], error: Exception
+) -> None:
+    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        await up(tunnels, port)
+        raised = fail(monkeypatch, step, error, late=True)
+        await tunnels.down("kin")
+        assert raised
+        assert not tunnels.tunnels
+        assert links.owner.removed
+        assert links.owner.device is not None
+        assert links.owner.device.closed
+
+    run(main)
