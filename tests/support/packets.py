@@ -81,9 +81,12 @@ def udp(source_port: int, destination_port: int, data: bytes = b"") -> bytes:
     return pack("!HHHH", source_port, destination_port, 8 + len(data), 0) + data
 
 
-def tcp(source_port: int, destination_port: int, data: bytes = b"") -> bytes:
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+
+def tcp(source_port: int, destination_port: int, data: bytes = b"", *, flags: int = ACK) -> bytes:
     """A TCP header without options or checksum, and data."""
-    return pack("!HHIIBBHHH", source_port, destination_port, 1, 0, 0x50, 0x10, 512, 0, 0) + data
+    return pack("!HHIIBBHHH", source_port, destination_port, 1, 0, 0x50, flags, 512, 0, 0) + data
 
 
 def icmp(kind: int, code: int = 0, rest: bytes = bytes(4), body: bytes = b"") -> bytes:

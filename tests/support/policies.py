@@ -9,7 +9,7 @@ from quicether.dataplane.packet import PacketView, view
 from quicether.model import Member, NodeId
 from quicether.policy.load import parse_policy
 from quicether.policy.ruleset import RuleSet
-from support.packets import icmp, ip, tcp, udp
+from support.packets import ACK, icmp, ip, tcp, udp
 
 
 def member(name: str, *groups: str) -> Member:
@@ -46,9 +46,9 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def tcp_packet(
-    source: str, destination: str, source_port: int, port: int, data: bytes = b""
+    source: str, destination: str, source_port: int, port: int, flags: int = ACK
 ) -> PacketView:
-    return view(ip(source, destination, tcp(source_port, port, data), protocol=6))
+    return view(ip(source, destination, tcp(source_port, port, flags=flags), protocol=6))
 
 
 def udp_packet(source: str, destination: str, source_port: int, port: int) -> PacketView:

@@ -18,8 +18,15 @@ ICMPV6: Final = 58
 PORT_PROTOCOLS: Final = frozenset((TCP, UDP, 33, 132, 136))
 """TCP, UDP, DCCP, SCTP and UDP-Lite: the first four bytes are source and destination port."""
 
+FIN: Final = 0x01
+SYN: Final = 0x02
+RST: Final = 0x04
+ACK: Final = 0x10
+"""Flags of a TCP segment (RFC 9293 section 3.1)."""
+
 IPV4_HEADER: Final = 20
 IPV6_HEADER: Final = 40
+TCP_HEADER: Final = 20
 MAX_EXTENSION_HEADERS: Final = 8
 """No honest sender chains more; each one costs us a step (RFC 8504 section 5.3)."""
 
@@ -70,8 +77,8 @@ class PacketView:
 
     version: 4 or 6. source, destination: packed. protocol: of the payload behind all extension
     headers. source_port, destination_port: None for other protocols and for every fragment but
-    the first. icmp_type, icmp_code: None unless ICMP or ICMPv6. fragment_offset: bytes, 0 for
-    the first or only one. identification: of a fragmented packet, else 0 for IPv6.
+    the first. icmp_type, icmp_code: None unless ICMP or ICMPv6. tcp_flags: None unless TCP, and
+    for every fragment but the first. fragment_offset: bytes, 0 for the first or only one. identification: of a fragmented packet, else 0 for IPv6.
     ttl: or hop limit. length: whole packet in bytes. offset: where the payload of `protocol`
     begins, in bytes. echo: identifier of an ICMP echo. related: the flow that an ICMP error is
     about, None where it quotes too little to tell.
@@ -93,6 +100,7 @@ class PacketView:
         "related",
         "source",
         "source_port",
+        "tcp_flags",
         "ttl",
         "version",
     )
@@ -105,6 +113,7 @@ class PacketView:
     destination_port: int | None
     icmp_type: int | None
     icmp_code: int | None
+    tcp_flags: int | None
     fragment_offset: int
     more_fragments: bool
     dont_fragment: bool
@@ -147,7 +156,9 @@ def view(packet: bytes) -> PacketView:
     """Return the header fields of one whole IP packet.
 
     Raises ProtocolError: neither IPv4 nor IPv6, lengths that contradict each other or the
-    number of bytes, a chain of more than MAX_EXTENSION_HEADERS, or a cut-off transport header.
+    number of bytes, a chain of more than MAX_EXTENSION_HEADERS, a cut-off transport header, or a
+    fragment that would reach into a TCP header: it hides flags, or changes those that were judged
+    (RFC 3128).
     """
     if not packet:
         raise ProtocolError("packet is empty")
@@ -162,10 +173,12 @@ def view(packet: bytes) -> PacketView:
     else:
         raise ProtocolError(f"packet has IP version {version}, not 4 or 6")
     found.source_port = found.destination_port = None
-    found.icmp_type = found.icmp_code = None
+    found.icmp_type = found.icmp_code = found.tcp_flags = None
     found.echo = found.related = None
     if not found.fragment_offset:
         _fill_transport(found, packet)
+    elif found.protocol == TCP and found.fragment_offset < TCP_HEADER:
+        raise ProtocolError("fragment begins within a TCP header")
     return found
 
 
@@ -240,9 +253,12 @@ def _skip_extension_headers(found: PacketView, packet: bytes) -> None:
 def _fill_transport(found: PacketView, packet: bytes) -> None:
     protocol, offset = found.protocol, found.offset
     if protocol in PORT_PROTOCOLS:
-        if offset + 4 > len(packet):
+        size = TCP_HEADER if protocol == TCP else 4
+        if offset + size > len(packet):
             raise ProtocolError(f"header of protocol {protocol} is cut off")
         found.source_port, found.destination_port = _PORTS.unpack_from(packet, offset)
+        if protocol == TCP:
+            found.tcp_flags = packet[offset + 13]
         return
     if protocol != (ICMP if found.version == 4 else ICMPV6):
         return

@@ -3,6 +3,17 @@
 Order of judgement: a flow that is known, then an ICMP error about one, then the rules. A rule that
 is asked allows the flow and its answers; a denial is remembered too, so that the rules and the
 audit trail see the first packet of a flood alone.
+
+A node may see an answer without the question before it: a gateway to which traffic moves, one of
+two gateways that each see one direction, any node after a restart. So what can only be an answer
+(a TCP segment with ACK or RST, an ICMP echo reply) and belongs to no known flow passes where the
+rules allow the question, whichever node it is. That lets nobody begin anything: no host opens a
+connection or does more than reset one for such a packet. What it costs: the rules say nothing of
+who began a TCP connection whose middle is all that is seen, so one that the rules allow in either
+direction goes on. Whatever could begin something stays strictly directional: a TCP segment without
+ACK and RST, even in the way of a known flow's answers, and every datagram of UDP or of any other
+protocol, whose answers hence need a rule of their own where they come over another gateway than
+the questions.
 """
 
 from __future__ import annotations
@@ -12,7 +23,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from quicether.dataplane.packet import PORT_PROTOCOLS, PacketView
+from quicether.dataplane.packet import ACK, FIN, PORT_PROTOCOLS, RST, SYN, PacketView
 from quicether.model import Address, Member
 from quicether.policy.audit import Audit, protocol_label
 from quicether.policy.flows import (
@@ -26,6 +37,8 @@ from quicether.policy.flows import (
     FragmentTable,
     Half,
     flow_key,
+    opens,
+    question_key,
     quoted_keys,
 )
 from quicether.policy.ruleset import ALLOWED_WITHOUT_POLICY, DENIED_BY_DEFAULT, Decision, RuleSet
@@ -39,6 +52,8 @@ EXPIRY_BATCH: Final = 1024
 _REDIRECTS: Final = frozenset(((4, 5), (6, 137)))
 """ICMP redirects quote a packet like errors do, but change routes: they need a rule."""
 
+_NOTABLE: Final = FIN | SYN | RST | ACK
+"""TCP flags of which a known flow takes note, unless ACK stands alone."""
 _LATER_FRAGMENT: Final = -1
 """Stands for the port in the key of a denied fragment, which must not deny whole packets."""
 
@@ -94,7 +109,7 @@ class Policy:
         self._audit = audit
         self._flows = FlowTable(max_flows, max_flows_of_initiator)
         self._halves = self._flows.halves
-        self._denied: OrderedDict[FlowKey, _Denial] = OrderedDict()
+        self._denied: OrderedDict[tuple[FlowKey, bool], _Denial] = OrderedDict()
         self._fragments = FragmentTable()
 
     @property
@@ -125,11 +140,13 @@ class Policy:
             return self._permits_fragment(packet, source, destination, now)
         key = flow_key(packet)
         half = self._halves.get(key)
+        flags = packet.tcp_flags
         if (
             half is not None
             and half.rules is self._rules
             and half.source is source
             and half.destination is destination
+            and (flags is None or flags & _NOTABLE == ACK)
         ):
             _count(half, packet, now)
         elif not self._permits_anew(packet, key, half, source, destination, now):
@@ -179,13 +196,15 @@ class Policy:
         destination: Member | None,
         now: float,
     ) -> bool:
-        """Judge a packet that no unchanged flow vouches for."""
-        if half is not None and self._is_confirmed(half, source, destination, now):
+        """Judge a packet that no unchanged flow vouches for, or that changes one."""
+        if half is not None and self._vouches(half, packet, source, destination, now):
             _count(half, packet, now)
             return True
         if self._is_error_about_a_flow(packet, now):
             return True
-        denial = self._denied.get(key)
+        # The beginning of a connection and its middle may be judged differently.
+        denied = (key, opens(packet))
+        denial = self._denied.get(denied)
         if (
             denial is not None
             and denial.rules is self._rules
@@ -194,18 +213,58 @@ class Policy:
         ):
             self._deny_again(key, denial, now)
             return False
-        decision = self._rules.decide(
-            source, destination, packet.destination, packet.protocol, packet.destination_port
-        )
-        if not decision.allowed:
-            self._deny(key, source, destination, decision, now)
-            return False
-        self._denied.pop(key, None)
         members = (source, destination)
-        half, gone = self._flows.add(key, decision.rule_id, self._rules, members, now)
-        for flow in gone:
-            self._report(flow, now)
+        decision = self._decide(members, key)
+        begun = None
+        if not decision.allowed:
+            begun = question_key(packet, key)
+            question = None if begun is None else self._decide(members[::-1], begun)
+            if question is None or not question.allowed:
+                self._deny(denied, source, destination, decision, now)
+                return False
+            decision, members = question, members[::-1]
+        self._denied.pop(denied, None)
+        flow, gone = self._flows.add(
+            begun or key, decision.rule_id, self._rules, members, now, is_answered=begun is not None
+        )
+        for each in gone:
+            self._report(each, now)
+        half = self._halves[key]
+        if packet.tcp_flags is not None:
+            flow.note_flags(half, packet.tcp_flags)
         _count(half, packet, now)
+        return True
+
+    def _decide(self, members: tuple[Member | None, Member | None], key: FlowKey) -> Decision:
+        """Ask the rules about the first packet of a flow."""
+        protocol, _, address, _, port = key
+        # The key of an ICMP echo has its type for a port, of which rules know nothing.
+        return self._rules.decide(
+            *members, address, protocol, port if protocol in PORT_PROTOCOLS else None
+        )
+
+    def _vouches(
+        self,
+        half: Half,
+        packet: PacketView,
+        source: Member | None,
+        destination: Member | None,
+        now: float,
+    ) -> bool:
+        """Tell whether a known flow lets a packet of it through, and note what that says of it."""
+        flow = half.flow
+        if opens(packet):
+            if half is not flow.forward:
+                return False
+            if flow.is_over:
+                self._end(flow, now)
+                return False
+        if not (
+            half.rules is self._rules and half.source is source and half.destination is destination
+        ) and not self._is_confirmed(half, source, destination, now):
+            return False
+        if packet.tcp_flags is not None:
+            flow.note_flags(half, packet.tcp_flags)
         return True
 
     def _is_confirmed(
@@ -217,11 +276,8 @@ class Policy:
         no rule of their own. A flow that is no longer allowed ends.
         """
         flow = half.flow
-        protocol, _, address, _, port = flow.forward.key
         members = (source, destination) if half is flow.forward else (destination, source)
-        # The key of an ICMP echo has its type for a port, of which rules know nothing.
-        port = port if protocol in PORT_PROTOCOLS else None
-        decision = self._rules.decide(*members, address, protocol, port)
+        decision = self._decide(members, flow.forward.key)
         if not decision.allowed:
             self._end(flow, now)
             return False
@@ -252,16 +308,17 @@ class Policy:
         if decision.allowed:
             return True
         key = (packet.protocol, packet.source, packet.destination, None, _LATER_FRAGMENT)
-        denial = self._denied.get(key)
+        denied = (key, False)
+        denial = self._denied.get(denied)
         if denial is None:
-            self._deny(key, source, destination, decision, now)
+            self._deny(denied, source, destination, decision, now)
         else:
             self._deny_again(key, denial, now)
         return False
 
     def _deny(
         self,
-        key: FlowKey,
+        denied: tuple[FlowKey, bool],
         source: Member | None,
         destination: Member | None,
         decision: Decision,
@@ -269,9 +326,9 @@ class Policy:
     ) -> None:
         if len(self._denied) >= MAX_DENIED:
             self._denied.popitem(last=False)
-        self._denied[key] = _Denial(self._rules, source, destination, decision.rule_id, now)
+        self._denied[denied] = _Denial(self._rules, source, destination, decision.rule_id, now)
         if self._audit is not None:
-            self._audit.denied(key, source, destination, decision.rule_id)
+            self._audit.denied(denied[0], source, destination, decision.rule_id)
 
     def _deny_again(self, key: FlowKey, denial: _Denial, now: float) -> None:
         denial.repeats += 1

@@ -6,7 +6,17 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import Final
 
-from quicether.dataplane.packet import ICMP, ICMPV6, PORT_PROTOCOLS, TCP, UDP, PacketView
+from quicether.dataplane.packet import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMPV6,
+    PORT_PROTOCOLS,
+    RST,
+    TCP,
+    UDP,
+    PacketView,
+)
 from quicether.model import Member, NodeId
 from quicether.policy.ruleset import RuleSet
 
@@ -15,6 +25,8 @@ MAX_FLOWS_OF_INITIATOR: Final = 8_192
 """So that one member that opens flows without end pushes out its own."""
 TCP_IDLE: Final = 7440.0
 """Seconds; a connection may be silent for 2 hours 4 minutes (RFC 5382 REQ-5)."""
+TCP_OVER: Final = 240.0
+"""Seconds after a reset or the last word of both sides (RFC 5382 REQ-5)."""
 UDP_IDLE: Final = 300.0
 """Seconds (RFC 4787 REQ-5)."""
 OTHER_IDLE: Final = 60.0
@@ -38,6 +50,7 @@ An ICMP echo has its identifier and its type for ports, so that a request is tol
 
 _ECHO_REPLY: Final = {8: 0, 128: 129}
 _REQUEST_OF: Final = {ICMP: 8, ICMPV6: 128}
+_FORWARD_ENDED, _REPLY_ENDED = 1, 2
 
 
 class Half:
@@ -71,11 +84,13 @@ class Half:
 class Flow:
     """A conversation that a rule allowed in the direction of its first packet.
 
+    That is the first packet of the conversation, or would be: this node may come to it later.
+
     reply: the way of the answers, None where nothing answers.
     since: when the traffic that was not yet reported began.
     """
 
-    __slots__ = ("forward", "reply", "rule_id", "since")
+    __slots__ = ("_ended", "forward", "reply", "rule_id", "since")
 
     forward: Half
     reply: Half | None
@@ -83,12 +98,7 @@ class Flow:
     def __init__(self, rule_id: str, now: float) -> None:
         self.rule_id = rule_id
         self.since = now
-
-    @property
-    def initiator(self) -> NodeId | None:
-        """Whose packet was the first, None where nobody known owns its source."""
-        source = self.forward.source
-        return None if source is None else source.node_id
+        self._ended = 0
 
     @property
     def last(self) -> float:
@@ -104,8 +114,20 @@ class Flow:
         """Seconds of silence after which the flow is over."""
         protocol = self.forward.key[0]
         if protocol == TCP:
-            return TCP_IDLE
+            return TCP_OVER if self.is_over else TCP_IDLE
         return UDP_IDLE if protocol == UDP else OTHER_IDLE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a TCP connection was reset, or both sides said their last word."""
+        return self._ended == _FORWARD_ENDED | _REPLY_ENDED
+
+    def note_flags(self, half: Half, flags: int) -> None:
+        """Note what the flags of a TCP segment, which passed in half, say of the connection."""
+        if flags & RST:
+            self._ended = _FORWARD_ENDED | _REPLY_ENDED
+        elif flags & FIN:
+            self._ended |= _FORWARD_ENDED if half is self.forward else _REPLY_ENDED
 
     def halves(self) -> tuple[Half, ...]:
         """Both directions, or the one there is."""
@@ -141,15 +163,19 @@ class FlowTable:
         rules: RuleSet,
         members: tuple[Member | None, Member | None],
         now: float,
-    ) -> tuple[Half, list[Flow]]:
+        *,
+        is_answered: bool = False,
+    ) -> tuple[Flow, list[Flow]]:
         """Remember a flow by the key of its first packet.
 
-        members: who owns the source and the destination. Returns its forward half, and the flows
-        that had to go for it.
+        members: who owns the source and the destination. is_answered: an answer is at hand, not
+        the first packet; its sender counts as the initiator, for it could make up any number.
+        Returns the flow, and those that had to go for it.
         """
         source, destination = members
         gone: list[Flow] = []
-        initiator = None if source is None else source.node_id
+        sender = destination if is_answered else source
+        initiator = None if sender is None else sender.node_id
         own = self._by_initiator.setdefault(initiator, OrderedDict())
         if len(own) >= self._max_of_initiator:
             gone.append(self._least_active(own))
@@ -169,7 +195,7 @@ class FlowTable:
             self.halves[answer] = flow.reply
         self._all[flow] = initiator
         self._by_initiator.setdefault(initiator, OrderedDict())[flow] = None
-        return flow.forward, gone
+        return flow, gone
 
     def remove(self, flow: Flow) -> None:
         """Forget a flow. Idempotent."""
@@ -260,6 +286,29 @@ def answer_key(key: FlowKey) -> FlowKey | None:
     if protocol in PORT_PROTOCOLS and destination_port is None:
         return None
     return (protocol, destination, source, destination_port, source_port)
+
+
+def opens(packet: PacketView) -> bool:
+    """Tell whether a TCP segment could begin a connection, or find out whether one could begin.
+
+    No host takes a segment with ACK or RST for a beginning (RFC 9293 section 3.10.7.2), and only
+    those two belong to a connection that began.
+    """
+    return packet.tcp_flags is not None and not packet.tcp_flags & (ACK | RST)
+
+
+def question_key(packet: PacketView, key: FlowKey) -> FlowKey | None:
+    """Return the key of what a packet with this key can only be an answer to.
+
+    None where it could as well begin something: any datagram of UDP does.
+    """
+    protocol, source, destination, source_port, destination_port = key
+    if packet.tcp_flags is not None and not opens(packet):
+        return (protocol, destination, source, destination_port, source_port)
+    request = _REQUEST_OF.get(protocol)
+    if request is not None and destination_port == _ECHO_REPLY[request]:
+        return (protocol, destination, source, source_port, request)
+    return None
 
 
 def quoted_keys(packet: PacketView) -> tuple[FlowKey, ...]:

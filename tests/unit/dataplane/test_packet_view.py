@@ -106,6 +106,13 @@ def test_fragments_ipv6() -> None:
     assert (later.identification, later.more_fragments) == (5, False)
 
 
+def test_the_flags_of_a_tcp_segment() -> None:
+    assert view(ipv4(A4, B4, tcp(1, 2, flags=0x12), protocol=TCP)).tcp_flags == 0x12
+    assert view(ipv4(A4, B4, udp(1, 2))).tcp_flags is None
+    later = ipv4(A4, B4, bytes(8), protocol=TCP, offset=24, dont_fragment=False)
+    assert view(later).tcp_flags is None
+
+
 def test_later_ipv6_fragment_of_an_extension_header_is_not_read_as_one() -> None:
     """The bytes behind the fragment header are the middle of something, no header."""
     body = fragment6(b"\xff" * 8, offset=8, more=True, following=60, ident=5)
@@ -156,6 +163,8 @@ def test_icmp_errors_tell_the_flow_they_are_about(packet: bytes, related: Flow |
         (b"\x44" + ipv4(A4, B4, udp(1, 2))[1:], "header 16"),
         (ipv6(A6, B6, udp(1, 2))[:-1], "payload 8"),
         (ipv4(A4, B4, b"abc"), "cut off"),
+        (ipv4(A4, B4, tcp(1, 2)[:16], protocol=TCP, more_fragments=True), "cut off"),
+        (ipv4(A4, B4, bytes(16), protocol=TCP, offset=8), "within a TCP header"),
         (ipv4(A4, B4, b"abc", protocol=1), "ICMP header is cut off"),
         (ipv6(A6, B6, pack("!BB6x", 17, 9), protocol=60), "longer than the packet"),
         (ipv6(A6, B6, b"ab", protocol=44), "cut off"),
