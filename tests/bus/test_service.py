@@ -494,6 +494,25 @@ def test_options_that_widen_trust_need_the_right_to_configure() -> None:
     run(test)
 
 
+def test_what_leaves_out_stored_trust_needs_the_right_to_configure() -> None:
+    """`transient`, or another name for the tunnel, took the stored policy and audit away."""
+
+    async def test(it: Bench) -> None:
+        it.polkit.answers["org.quicether1.configure"] = Answer.NO
+        transient = {"transient": Variant("b", True)}
+        name, _ = await refusal(it.me.up("x", {"network": "home"}, transient))
+        assert name == ErrorName.NOT_AUTHORIZED
+        it.polkit.answers["org.quicether1.configure"] = Answer.YES
+        private = transient | {"private": Variant("b", True)}
+        name, sentence = await refusal(it.me.up("x", {"network": "home"}, private))
+        assert name == ErrorName.NOT_AUTHORIZED
+        assert sentence.startswith("policy-file would not be as it is stored")
+        assert it.controller.calls == []
+        await it.me.up("x", {"network": "home"}, transient)
+
+    run(test)
+
+
 def test_a_prompt_goes_away_with_its_caller() -> None:
     async def test(it: Bench) -> None:
         it.polkit.default = Answer.SILENCE

@@ -133,6 +133,15 @@ def test_a_user_at_the_machine_may_connect_and_not_change_trust(up: WholeHost) -
         found = up.run([*at_the_seat, "quicether", *words], check=False)
         assert found.returncode == 4, found
         assert "org.quicether1.configure" in found.stderr
+    stored = up.root / "etc/quicether/home.toml"
+    before = stored.read_text()
+    stored.write_text(f'{before}[security]\naudit_log = "journal"\n')
+    manager = ["org.quicether1", "/org/quicether1", "org.quicether1.Manager"]
+    without = ["busctl", "call", *manager, "Up", "sa{ss}a{sv}", "x", "1", "network", "home", "0"]
+    found = up.run([*at_the_seat, *without], check=False)
+    assert found.returncode != 0
+    assert "org.quicether1.configure" in found.stderr, "the stored audit would be left out"
+    stored.write_text(before)
     home = {"HOME": "/nonexistent"}
     found = up.run(["quicether", "down", "home"], user="alice", check=False, env=home)
     assert found.returncode == 4

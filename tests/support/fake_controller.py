@@ -204,6 +204,11 @@ class FakeController:
         ]
         self.change()
 
+    def overridden(
+        self, name: str, options: Mapping[str, str], request: UpRequest
+    ) -> Sequence[str]:
+        return ("policy-file",) if request.transient else ()
+
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> FakeTunnel:
         self.calls.append(("up", name))
         self.options, self.request = dict(options), request

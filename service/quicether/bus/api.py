@@ -24,7 +24,8 @@ MANAGER: Final = Interface(
             "auto, networkmanager, networkd or netlink; bound (b) the tunnel goes down when the "
             "caller leaves the bus; transient (b) options alone count; private (b) refuse "
             "options that only an administrator may give. Options that name files, open "
-            "listeners or change trust need the right to configure.",
+            "listeners or change trust need the right to configure, and so does leaving out what "
+            "is stored of that kind for the tunnel's network, by transient or another name.",
         ),
         Method(
             "Down",

@@ -148,6 +148,15 @@ class Controller(Protocol):
     def failures(self) -> Mapping[str, str]:
         """Tunnel → the sentence of its last failure; bounded, cleared by a successful `up`."""
 
+    def overridden(
+        self, name: str, options: Mapping[str, str], request: UpRequest
+    ) -> Sequence[str]:
+        """Return the privileged options that `up` would set otherwise than an administrator did.
+
+        That is what is stored for the tunnel's network, left out or set otherwise.
+        Raises ConfigError, which `failures` then shows.
+        """
+
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
         """Bring a tunnel up and return it once it is `RUNNING`, peers connected or not.
 

@@ -59,16 +59,21 @@ class ManagerObject:
         self, tunnel: str, options: Mapping[str, str], how: Mapping[str, Any], caller: Caller
     ) -> str:
         given = parse_how(how)
-        # An unknown key is for the controller to refuse, whose sentence then stands in Failures.
-        privileged = [key for key in options if key in OPTIONS and OPTIONS[key].privileged]
-        if privileged:
-            if given.get(How.PRIVATE):
-                raise NotAuthorizedError(
-                    f"{privileged[0]} is not taken from a profile that belongs to one user; make "
-                    "the profile available to all users, or set it in /etc/quicether"
-                )
-            await self._authority.check(caller.name, Action.CONFIGURE, caller.interactive)
         request = UpRequest(owner=given.get(How.OWNER), transient=given.get(How.TRANSIENT, False))
+        privileged = [key for key in options if key in OPTIONS and OPTIONS[key].privileged]
+        if privileged and given.get(How.PRIVATE):
+            raise NotAuthorizedError(
+                f"{privileged[0]} is not taken from a profile that belongs to one user; make "
+                "the profile available to all users, or set it in /etc/quicether"
+            )
+        left_out = () if privileged else self._controller.overridden(tunnel, options, request)
+        if left_out and given.get(How.PRIVATE):
+            raise NotAuthorizedError(
+                f"{left_out[0]} would not be as it is stored for this network, which a profile "
+                "that belongs to one user cannot change; name the stored network alone in it"
+            )
+        if privileged or left_out:
+            await self._authority.check(caller.name, Action.CONFIGURE, caller.interactive)
         if given.get(How.BOUND):
             view = await self._bindings.up(caller.name, tunnel, options, request)
         else:

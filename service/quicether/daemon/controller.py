@@ -6,21 +6,21 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from quicether.bus.contract import DEFAULT_TUNNEL, LinkOwnerName
+from quicether.bus.contract import LinkOwnerName
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
-from quicether.config.load import load, stored_file
 from quicether.config.settings import Settings
 from quicether.daemon.links import Links
+from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
 from quicether.dht.core import DhtConfig
 from quicether.errors import OWN_FAULT, ConfigError, HostError, QuicEtherError
-from quicether.identity.store import NetworkStore, NodeIdentity, network_names, roots
+from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.journal import ABOUT
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,16 @@ class Tunnels:
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call changed whenever anything published may be different."""
         self._changed = changed
+
+    def overridden(
+        self, name: str, options: Mapping[str, str], request: UpRequest
+    ) -> Sequence[str]:
+        """Return what `up` would set against the stored configuration; see `Controller`."""
+        try:
+            return overridden(name, options, request)
+        except QuicEtherError as error:
+            self._note_failure(name, error)
+            raise
 
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
         """Bring a tunnel up. Raises a QuicEtherError; `failures` shows what was raised."""
@@ -97,7 +107,7 @@ class Tunnels:
             if tunnel is None:
                 raise NoSuchTunnelError(f"tunnel {name} is not up")
             options, request = self._wanted[name]
-            settings, _ = _settle(name, options, request)
+            settings, _ = settle(name, options, request)
             await tunnel.reload(settings)
 
     async def renew(self, name: str) -> datetime:
@@ -120,7 +130,7 @@ class Tunnels:
     async def _start(self, name: str, options: Mapping[str, str], request: UpRequest) -> Tunnel:
         if len(self._tunnels) >= MAX_TUNNELS:
             raise ConfigError(f"{MAX_TUNNELS} tunnels are up, which is the most")
-        settings, network = _settle(name, options, request)
+        settings, network = settle(name, options, request)
         for other in self._tunnels.values():
             if other.settings.network.tun_name == settings.network.tun_name:
                 raise ConfigError(
@@ -178,32 +188,6 @@ class Tunnels:
         while len(self._failures) > MAX_FAILURES:
             self._failures.popitem(last=False)
         self._changed()
-
-
-def _settle(name: str, options: Mapping[str, str], request: UpRequest) -> tuple[Settings, str]:
-    """Return a tunnel's settings and its network. Raises ConfigError, NoSuchTunnelError."""
-    base: Settings | None = None
-    etc, _ = roots()
-    stored = etc / stored_file(None if name == DEFAULT_TUNNEL else name).name
-    if not request.transient:
-        base = load([stored], os.environ, {})
-    settings = Settings.from_options(options, base)
-    known = network_names(etc)
-    network = settings.network.name
-    if network is None and name in known:
-        network = name
-    if network is None and settings.security.pinned_peers:
-        network = name
-    if network is None and len(known) == 1:
-        network = known[0]
-    if network is None:
-        if not options and not stored.exists():
-            raise NoSuchTunnelError(f"there is no {stored}, and no network {name}")
-        raise ConfigError(
-            f"network: which one is meant? This machine knows {', '.join(known) or 'none'}; "
-            "make one with `quicether network create NAME`, or join one"
-        )
-    return settings, network
 
 
 def _identity(network: str, settings: Settings) -> NodeIdentity:
