@@ -1,26 +1,33 @@
-"""What of a tunnel's settings can only change while it is down."""
+"""What of a tunnel's settings can change while it is up; all else needs it to go down and up."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from quicether.config.options import OPTIONS
 from quicether.config.settings import Settings, as_text
 from quicether.errors import ConfigError
 
-FIXED: Final = (
-    ("network", "name"),
-    ("network", "tun_name"),
-    ("network", "netns"),
-    ("network", "names"),
-    ("discovery", "dht_port"),
-    ("discovery", "listen_address"),
-    ("security", "audit_log"),
-    ("monitoring", "metrics_addr"),
-    ("monitoring", "health_addr"),
-    ("overlay", "default_gateway"),
-    ("overlay", "static_routes"),
+LIVE: Final = frozenset(
+    {
+        "role",
+        "peers",
+        "bootstrap",
+        "public-address",
+        "routes",
+        "accept-conflicts",
+        "advertise-subnets",
+        "forward-subnets",
+        "forward-nodes",
+        "lan-access",
+        "bypass-subnets",
+        "mtu",
+        "dns",
+        "dns-domains",
+        "policy-file",
+    }
 )
-"""Settings that a running tunnel cannot change."""
+"""Options that `Tunnel.reload` puts in force; a new one is fixed until it stands here."""
 
 
 def check_fixed(running: Settings, wanted: Settings) -> None:
@@ -28,9 +35,15 @@ def check_fixed(running: Settings, wanted: Settings) -> None:
 
     Raises ConfigError: what differs needs the tunnel to go down and up again.
     """
-    for section, field in FIXED:
-        new = getattr(getattr(wanted, section), field)
-        if new != getattr(getattr(running, section), field):
+    for option in OPTIONS.values():
+        if option.key in LIVE:
+            continue
+        old, new = (
+            getattr(getattr(settings, option.section), option.field)
+            for settings in (running, wanted)
+        )
+        if new != old:
             raise ConfigError(
-                f"{section}.{field}: {as_text(new)!r} needs the tunnel to go down and up again"
+                f"{option.section}.{option.field}: {as_text(new)!r} needs the tunnel to go down "
+                f"and up again; it runs with {as_text(old)!r}"
             )
