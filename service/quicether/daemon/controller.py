@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from quicether.bus.contract import LinkOwnerName
+from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
 from quicether.config.settings import Settings
 from quicether.daemon.links import Links
@@ -74,7 +74,9 @@ class Tunnels:
         async with self._lock(name):
             ABOUT.set({"QUICETHER_TUNNEL": name})
             present = self._tunnels.get(name)
-            if present is not None:
+            if present is not None and present.state is TunnelState.FAILED:
+                await self._stop(present)
+            elif present is not None:
                 if self._wanted[name] == (dict(options), request):
                     return present
                 raise AlreadyUpError(
@@ -161,11 +163,18 @@ class Tunnels:
     def _lost(self, tunnel: Tunnel, error: HostError) -> None:
         """Take a tunnel down whose device was taken away."""
         self._note_failure(tunnel.name, error)
-        task = asyncio.get_running_loop().create_task(self._stop(tunnel))
+        task = asyncio.get_running_loop().create_task(self._bury(tunnel))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
+    async def _bury(self, tunnel: Tunnel) -> None:
+        async with self._lock(tunnel.name):
+            # `down`, or `up` with the next tunnel of that name, may have been faster.
+            if self._tunnels.get(tunnel.name) is tunnel:
+                await self._stop(tunnel)
+
     async def _stop(self, tunnel: Tunnel) -> None:
+        """Take a tunnel down; called with its lock held, or at the end of everything."""
         self._changed()
         try:
             await tunnel.stop()

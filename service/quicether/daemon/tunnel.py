@@ -124,6 +124,7 @@ class Tunnel:
         self._device: Device | None = None
         self._dirty = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: HostError | None = None
         self._settled = False
         self._settled_by = 0.0
 
@@ -146,8 +147,10 @@ class Tunnel:
                 self._membership.start()
             found_by = self.settings.discovery
             self._discovery.start(found_by.routes, found_by.bootstrap_nodes)
-            self._device.start(forwarder.outbound, lambda error: self._lost(self, error))
+            self._device.start(forwarder.outbound, self._device_lost)
             await self._link.apply(self.host_config)
+            if self._failure is not None:
+                raise self._failure
         except BaseException:
             await self.stop()
             raise
@@ -332,6 +335,13 @@ class Tunnel:
         offers, published = self._mesh.offers.refusals, self._discovery.refusals
         self._refused = (*found.refusals, *offers, *published)
         return found.config
+
+    def _device_lost(self, error: HostError) -> None:
+        """Fail at once, so that nobody takes the tunnel for one that runs while it is ended."""
+        self._failure = error
+        if self.state is TunnelState.RUNNING:
+            self.state = TunnelState.FAILED
+            self._lost(self, error)
 
     def _wake(self) -> None:
         self._dirty.set()
