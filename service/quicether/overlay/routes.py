@@ -22,6 +22,7 @@ from quicether.model import (
     host_prefix,
 )
 from quicether.overlay.candidates import candidates
+from quicether.overlay.outside import overlay_ranges
 from quicether.routing.fib import FibView, ForwardingTable, Owners
 from quicether.routing.table import RouteChange, RoutingTable
 
@@ -42,7 +43,8 @@ class OverlayRoutes:
     ) -> None:
         self._me = me
         self._table = RoutingTable()
-        self._fib = ForwardingTable()
+        # A member that is not known yet is looked up, whatever everything else goes to.
+        self._fib = ForwardingTable(overlay_ranges(me))
         self._members: dict[NodeId, Member] = {}
         self._owners: Owners | None = None
         self._served: dict[NodeId, frozenset[Prefix]] = {}

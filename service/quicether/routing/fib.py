@@ -33,9 +33,12 @@ _Key = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class _Entry:
-    """What a prefix leads to. Shared by all prefixes that lead to the same."""
+    """What a prefix leads to. Shared by all prefixes that lead to the same.
 
-    next_hop: NextHop
+    next_hop: None where what no longer prefix matches has no route.
+    """
+
+    next_hop: NextHop | None
     owner: NextHop | None
 
 
@@ -80,8 +83,8 @@ class FibView:
     def lookup(self, destination: bytes) -> NextHop | None:
         """Return the next hop for a packed address (4 or 16 bytes); None without a route.
 
-        What no prefix matches goes to the default gateway, if there is one.
-        Raises KeyError: destination has neither 4 nor 16 bytes.
+        What no prefix matches goes to the default gateway, if there is one, except in a block
+        that is reserved. Raises KeyError: destination has neither 4 nor 16 bytes.
         """
         try:
             return self._cache[destination]
@@ -102,10 +105,12 @@ class FibView:
         Slower than `lookup`, and not remembered.
         """
         if not self._before:
-            text = self._tries.of_length[len(address)].get_key(address)
-            return None if text is None else ip_network(text)
+            entry = self._tries.match(address)
+            if entry is None or entry.next_hop is None:
+                return None
+            return ip_network(self._tries.of_length[len(address)].get_key(address))
         found = self._match_noted(address)
-        return None if found is None else found[0]
+        return None if found is None or found[1].next_hop is None else found[0]
 
     def _remember(self, destination: bytes) -> NextHop | None:
         entry = self._match(destination)
@@ -142,9 +147,13 @@ class FibView:
 
 
 class ForwardingTable:
-    """The writer's side of the FIB: takes the routing table's changes, gives out views."""
+    """The writer's side of the FIB: takes the routing table's changes, gives out views.
 
-    def __init__(self) -> None:
+    reserved: blocks in which nothing wider counts, neither a prefix nor the default gateway. An
+    address there has the route of a prefix inside its block, or none.
+    """
+
+    def __init__(self, reserved: Iterable[Prefix] = ()) -> None:
         self._tries = _Tries()
         self._default: NextHop | None = None
         self._entries: weakref.WeakValueDictionary[tuple[NextHop, NextHop | None], _Entry] = (
@@ -154,6 +163,9 @@ class ForwardingTable:
         """How many prefixes lead to a next hop of each kind."""
         self._newest: FibView | None = None
         self._older: list[weakref.ref[FibView]] = []
+        self._reserved: dict[_Key, _Entry] = dict.fromkeys(map(_key, reserved), _Entry(None, None))
+        for key, entry in self._reserved.items():
+            self._tries.put(key, entry)
 
     @property
     def view(self) -> FibView:
@@ -180,13 +192,14 @@ class ForwardingTable:
 
     def __len__(self) -> int:
         """Return how many prefixes have a next hop."""
-        return sum(len(trie) for trie in self._tries.of_length.values())
+        return self.kinds.total()
 
     def _put(self, change: RouteChange) -> None:
-        prefix = change.prefix
-        key = (prefix.network_address.packed, prefix.prefixlen)
-        new = None if change.new is None else self._entry(change.new.next_hop, change.owner)
+        key = _key(change.prefix)
         old = self._tries.exact(key)
+        new = self._reserved.get(key)
+        if change.new is not None:
+            new = self._entry(change.new.next_hop, change.owner)
         if new == old:
             return
         self._retire_newest()
@@ -195,9 +208,9 @@ class ForwardingTable:
             if view is not None:
                 view._note(key, old, new)
         self._tries.put(key, new)
-        if old is not None:
+        if old is not None and old.next_hop is not None:
             self.kinds[old.next_hop.kind] -= 1
-        if new is not None:
+        if new is not None and new.next_hop is not None:
             self.kinds[new.next_hop.kind] += 1
 
     def _entry(self, next_hop: NextHop, owner: NextHop | None) -> _Entry:
@@ -213,6 +226,10 @@ class ForwardingTable:
         self._older = [each for each in self._older if each() is not None]
         self._older.append(weakref.ref(self._newest))
         self._newest = None
+
+
+def _key(prefix: Prefix) -> _Key:
+    return prefix.network_address.packed, prefix.prefixlen
 
 
 class Owners:

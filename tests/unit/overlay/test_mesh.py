@@ -3,129 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address, ip_network
-from random import Random
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 
 import pytest
 
-from quicether.config.values import HostPort, PeerAddress
-from quicether.counters import Counters
-from quicether.dataplane.forwarder import Forwarder
-from quicether.dataplane.packet import PacketView
-from quicether.errors import ConfigError, QuicEtherError, UnreachableError
+from quicether.errors import ConfigError, UnreachableError
 from quicether.model import (
     DropReason,
-    Member,
     NextHop,
     NodeId,
     PeerState,
-    Prefix,
-    UnderlayAddress,
 )
-from quicether.overlay.mesh import Mesh
-from quicether.overlay.routes import OverlayRoutes
-from support.fake_device import FakeDevice
-from support.fake_endpoint import FakeEndpoint, FakeUnderlay
+from quicether.overlay.gateways import Forwarding
+from support.fake_endpoint import FakeUnderlay
+from support.mesh_nodes import Node, until
 from support.packets import ipv4, udp
 
 LAN = ip_network("192.168.1.0/24")
 OTHER_LAN = ip_network("192.168.2.0/24")
 FOREIGN = ip_network("172.16.0.0/12")
-
-
-class FakeAudit:
-    """Implements AuditEvents by keeping what it is told."""
-
-    def __init__(self) -> None:
-        self.errors: list[QuicEtherError] = []
-        self.spoofers: list[Member | None] = []
-        self.prefixes: list[Prefix] = []
-        self.connections: list[str] = []
-        self.records: list[str] = []
-
-    def connected(self, member: Member, remote: UnderlayAddress) -> None:
-        self.connections.append(f"{member.name} came")
-
-    def disconnected(
-        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
-    ) -> None:
-        self.connections.append(f"{member.name} went")
-
-    def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
-        self.errors.append(error)
-
-    def spoofed(self, member: Member | None, packet: PacketView) -> None:
-        self.spoofers.append(member)
-
-    def uncovered(self, member: Member, prefixes: Sequence[Prefix]) -> None:
-        self.prefixes += prefixes
-
-    def record_refused(self, sender: Member | NodeId | None, reason: str) -> None:
-        self.records.append(reason)
-
-
-class Node:
-    """One node of the overlay, on a fake underlay."""
-
-    def __init__(self, underlay: FakeUnderlay, number: int, *prefixes: Prefix) -> None:
-        self.address = UnderlayAddress(f"192.0.2.{number}", 9000)
-        self.member = Member(
-            NodeId(bytes([number]) * 20),
-            f"node{number}",
-            b"",
-            (ip_address(f"100.64.0.{number}"),),
-            prefixes,
-        )
-        self.counters = Counters()
-        self.device = FakeDevice()
-        self.audit = FakeAudit()
-        self.changes = 0
-        self.endpoint = FakeEndpoint(
-            underlay, self.address, self.member, lambda: self.mesh.hello(), self.counters
-        )
-        self.routes = OverlayRoutes(self.member)
-        self.mesh = Mesh(
-            self.member,
-            self.endpoint,
-            self.routes,
-            instance=bytes([number]),
-            entropy=Random(number),
-            clock=asyncio.get_running_loop().time,
-            changed=self._changed,
-            audit=self.audit,
-        )
-        self.mesh.serve(prefixes)
-
-    async def start(self, *peers: Node, named: str | None = None) -> None:
-        await self.endpoint.open(self.mesh)
-        clock = asyncio.get_running_loop().time
-        forwarder = Forwarder(self.device, self.counters, self.mesh.snapshot(), clock, self.mesh)
-        self.device.start(forwarder.outbound)
-        self.mesh.start(
-            forwarder,
-            [PeerAddress(HostPort(peer.address.host, peer.address.port), named) for peer in peers],
-        )
-
-    async def stop(self) -> None:
-        await self.mesh.close()
-        await self.endpoint.close()
-
-    def reaches(self, other: Node) -> bool:
-        return self.mesh.peers.active(other.member.node_id) is not None
-
-    def hop(self, address: str) -> NextHop | None:
-        return self.routes.fib.lookup(ip_address(address).packed)
-
-    def _changed(self) -> None:
-        self.changes += 1
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Give the event loop turns until condition holds, two seconds at most."""
-    async with asyncio.timeout(2):
-        while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
-            await asyncio.sleep(0)
 
 
 def play(scene: Callable[[Node, Node], Awaitable[None]]) -> None:
@@ -317,6 +214,28 @@ def test_packets_wait_for_a_path_that_is_not_measured_yet() -> None:
         assert b.device.written == [packet]
 
     play(scene)
+
+
+def test_a_member_that_is_not_known_is_looked_up_beside_the_default_gateway() -> None:
+    async def run() -> None:
+        underlay = FakeUnderlay()
+        everything = ip_network("0.0.0.0/0")
+        way_out = Node(underlay, 1, everything, forwarding=Forwarding((everything,)))
+        laptop = Node(underlay, 2, default_gateway="node1")
+        await way_out.start()
+        await laptop.start(way_out)
+        await until(lambda: laptop.hop("8.8.8.8"))
+        await until(lambda: way_out.hop("8.8.8.8"))
+        await asyncio.sleep(0)
+        for node in (laptop, way_out):
+            source = str(node.member.addresses[0])
+            node.device.feed(ipv4(source, "100.64.0.9", udp(1, 2)), ipv4(source, "8.8.8.8"))
+            await until(lambda node=node: node.discovery.looked_up)
+            assert node.discovery.looked_up == ["100.64.0.9"]
+        await laptop.stop()
+        await way_out.stop()
+
+    asyncio.run(run())
 
 
 def test_a_path_that_stays_small_is_used_all_the_same() -> None:

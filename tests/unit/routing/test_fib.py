@@ -73,6 +73,39 @@ def test_the_longest_ipv6_prefix_wins() -> None:
     assert view.lookup(packed("fd00:2::8")) == node(A)
 
 
+def test_the_overlays_own_addresses_match_no_wider_prefix_and_no_default_gateway() -> None:
+    # They have to be looked up: an exit that gets everything else does not know the members.
+    blocks = [ip_network("100.64.0.0/10"), ip_network("fd00:1::/48")]
+    table = ForwardingTable(blocks)
+    table.default_gateway = A
+    table.apply([change("0.0.0.0/0", LOCAL), change("100.64.0.2/32", node(B))])
+    view = table.view
+    assert view.lookup(packed("100.64.0.2")) == node(B)
+    for member_unknown in ("100.64.0.3", "fd00:1::3"):
+        assert view.lookup(packed(member_unknown)) is None
+        assert view.longest(packed(member_unknown)) is None
+        assert view.owner(packed(member_unknown)) is None
+    assert view.lookup(packed("8.8.8.8")) == LOCAL
+    assert view.lookup(packed("2001:db8::1")) == gateway(A)
+    assert (len(table), table.kinds.total()) == (2, 2)
+
+
+def test_a_route_for_the_whole_of_a_block_of_its_own_comes_and_goes() -> None:
+    table = ForwardingTable([ip_network("100.64.0.0/10")])
+    table.default_gateway = A
+    before = table.view
+    table.apply([change("100.64.0.0/10", node(B))])
+    between = table.view
+    assert between.lookup(packed("100.64.0.3")) == node(B)
+    table.apply([withdrawal("100.64.0.0/10")])
+    assert table.view.lookup(packed("100.64.0.3")) is None
+    assert between.longest(packed("100.64.0.3")) == ip_network("100.64.0.0/10")
+    assert (before.lookup(packed("100.64.0.4")), before.longest(packed("100.64.0.4"))) == (
+        None,
+    ) * 2
+    assert len(table) == 0
+
+
 def test_ipv4_and_ipv6_defaults_are_separate() -> None:
     view = table_of({"0.0.0.0/0": node(A)}).view
     assert view.lookup(packed("8.8.8.8")) == node(A)
