@@ -78,10 +78,11 @@ class PacketView:
     version: 4 or 6. source, destination: packed. protocol: of the payload behind all extension
     headers. source_port, destination_port: None for other protocols and for every fragment but
     the first. icmp_type, icmp_code: None unless ICMP or ICMPv6. tcp_flags: None unless TCP, and
-    for every fragment but the first. fragment_offset: bytes, 0 for the first or only one. identification: of a fragmented packet, else 0 for IPv6.
-    ttl: or hop limit. length: whole packet in bytes. offset: where the payload of `protocol`
-    begins, in bytes. echo: identifier of an ICMP echo. related: the flow that an ICMP error is
-    about, None where it quotes too little to tell.
+    for every fragment but the first. fragment_offset: bytes, 0 for the first or only one.
+    identification: of a fragmented packet, else 0 for IPv6. ttl: or hop limit. length: whole
+    packet in bytes. offset: where the payload of `protocol` begins, in bytes. echo: identifier of
+    an ICMP echo. related: the flow that an ICMP error is about, None where it quotes too little
+    to tell.
     """
 
     __slots__ = (
