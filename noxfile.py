@@ -31,7 +31,7 @@ def pytest(session: nox.Session, *folders: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format and lint, of Python and of shell where shellcheck is installed."""
+    """Format and lint, of Python and of shell where shellcheck is installed (bootstrap does)."""
     prepare(session)
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")

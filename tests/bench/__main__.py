@@ -10,10 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from bench import tunnels
+from bench.memory import resident_mb
 
 OTHERS: Final = ("forwarder", "policy", "routing", "transport")
 
@@ -32,9 +34,10 @@ def main() -> int:
             return 4
         print(tunnels.HEADING)
         result = tunnels.report(tunnels.measure(seconds=options.seconds))
-        for name, ratios in result["quicether_by"].items():
-            words = ", ".join(f"{key} {ratio:.2f}" for key, ratio in ratios.items())
-            print(f"quicether / {name}: {words}")
+        print(tunnels.ratio_lines(result))
+        with tempfile.TemporaryDirectory() as folder:
+            memory = result["memory_with_ten_peers_mb"] = resident_mb(Path(folder))
+        print(f"memory of the installed service with ten peers: {memory:.0f} MB")
         print(json.dumps(result))
         if options.json:
             options.json.write_text(json.dumps(result, indent=2) + "\n")

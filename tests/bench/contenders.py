@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import split
@@ -63,11 +63,10 @@ def _wireguard_go(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
     hosts = (a, b)
     keys = [host.run(["wg", "genkey"]).stdout.strip() for host in hosts]
     public = [a.run(["wg", "pubkey"], input=key).stdout.strip() for key in keys]
-    running = []
+    running = _Programs()
     for number, host in enumerate(hosts):
         device, other = f"wgb{number}", 1 - number
-        process = host.popen(["wireguard-go", "--foreground", device], stdout=subprocess.DEVNULL)
-        running.append(process)
+        running.start(host, ["wireguard-go", "--foreground", device])
         socket = Path(f"/run/wireguard/{device}.sock")
         wait_until(socket.exists, START_PATIENCE, f"{socket} to appear")
         key_file = folder / f"key{number}"
@@ -79,15 +78,13 @@ def _wireguard_go(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
             )
         )
         _address(host, device, number)
-    yield Tunnel(INSIDE[1], tuple(process.pid for process in running))
-    for process in running:
-        process.terminate()
-        process.wait()
+    with running:
+        yield Tunnel(INSIDE[1], running.pids)
 
 
 @contextlib.contextmanager
 def _openvpn(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
-    running = []
+    running = _Programs()
     for number, host in enumerate((b, a)):
         host.run(
             split(
@@ -110,11 +107,9 @@ def _openvpn(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
             f"--peer-fingerprint {prints[1 - number]} --cipher AES-256-GCM "
             "--data-ciphers AES-256-GCM --sndbuf 524288 --rcvbuf 524288"
         )
-        running.append(host.popen(command, stdout=subprocess.DEVNULL))
-    yield Tunnel(INSIDE[1], tuple(process.pid for process in running))
-    for process in running:
-        process.terminate()
-        process.wait()
+        running.start(host, command)
+    with running:
+        yield Tunnel(INSIDE[1], running.pids)
 
 
 _NEBULA: Final = """
@@ -136,7 +131,7 @@ def _nebula(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
 
     at = str(folder)
     certify("ca", "-name", "bench", "-out-crt", f"{at}/ca.crt", "-out-key", f"{at}/ca.key")
-    running = []
+    running = _Programs()
     for number, host in enumerate((a, b)):
         name = f"node{number}"
         signer = ("-ca-crt", f"{at}/ca.crt", "-ca-key", f"{at}/ca.key")
@@ -154,11 +149,22 @@ def _nebula(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
                 hosts="" if number else f'"{INSIDE[1]}"',
             )
         )
-        running.append(host.popen(["nebula", "-config", str(settings)], stdout=subprocess.DEVNULL))
-    yield Tunnel(INSIDE[1], tuple(process.pid for process in running))
-    for process in running:
-        process.terminate()
-        process.wait()
+        running.start(host, ["nebula", "-config", str(settings)])
+    with running:
+        yield Tunnel(INSIDE[1], running.pids)
+
+
+class _Programs(contextlib.ExitStack):
+    """What a contender consists of; ended with the context, and with the hosts at the latest."""
+
+    pids: tuple[int, ...] = ()
+
+    def start(self, host: Host, command: Sequence[str]) -> None:
+        """Start a program on a host."""
+        process = host.popen(command, stdout=subprocess.DEVNULL)
+        self.callback(process.wait)
+        self.callback(process.terminate)
+        self.pids += (process.pid,)
 
 
 def _address(host: Host, device: str, number: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bench.contenders import CONTENDERS, START_PATIENCE, UNDERLAY, Contender, Tunnel
 from support.cables import Cable
-from support.commands import wait_until
+from support.commands import CommandError, wait_until
 from support.hosts import LightHost
 
 SMALL: Final = 64
@@ -56,8 +56,12 @@ def measure(contenders: Sequence[Contender] = CONTENDERS, seconds: int = 5) -> l
         ):
             a.configure_link(cable.a.ifname, [f"{UNDERLAY[0]}/24"])
             b.configure_link(cable.b.ifname, [f"{UNDERLAY[1]}/24"])
-            with contender.start(a, b, Path(folder)) as tunnel:
-                found.append(_measure(contender.name, a, b, tunnel, seconds))
+            try:
+                with contender.start(a, b, Path(folder)) as tunnel:
+                    found.append(_measure(contender.name, a, b, tunnel, seconds))
+            except (CommandError, TimeoutError) as error:
+                print(f"{contender.name}: not measured: {error}", flush=True)
+            else:
                 print(_line(found[-1], found[0]), flush=True)
     return found
 
@@ -136,22 +140,45 @@ def _line(figures: Figures, bare: Figures) -> str:
 def report(found: Sequence[Figures]) -> dict[str, Any]:
     """Return the figures, and QuicEther's ratio to every other contender, as JSON takes it."""
     ours = next((each for each in found if each.name == "quicether"), None)
-    ratios = {}
-    for other in found:
-        if ours is None or other is ours:
-            continue
-        ratios[other.name] = {
-            "mbit_there": ours.mbit_there / other.mbit_there,
-            "mbit_back": ours.mbit_back / other.mbit_back,
-            "packets": ours.packets / other.packets,
-        }
+    others = [each for each in found if each is not ours] if ours is not None else []
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "measured": when,
         "processors": os.cpu_count(),
         "figures": [asdict(each) for each in found],
-        "quicether_by": ratios,
+        "quicether_by": {other.name: _ratios(asdict(ours), asdict(other)) for other in others},
     }
+
+
+def _ratios(ours: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
+    """Return ours by the other's, of every figure that both have."""
+    return {
+        key: figure / other[key]
+        for key, figure in ours.items()
+        if isinstance(figure, float) and other[key]
+    }
+
+
+def ratio_lines(result: dict[str, Any]) -> str:
+    """Return the ratios of a report as a table under the columns of HEADING."""
+    lines = ["quicether /"]
+    for name, by in result["quicether_by"].items():
+        cells = [
+            f"{by[key]:.2f}" if key in by else ""
+            for key in (
+                "mbit_there",
+                "mbit_back",
+                "packets",
+                "ping_ms",
+                "cpu_s_per_gb",
+                "memory_mb",
+            )
+        ]
+        there, back, packets, ping, processor, memory = cells
+        lines.append(
+            f"  {name:<12}{there:>9}{back:>9}{packets:>11}{ping:>9}{'':>9}{processor:>9}{memory:>8}"
+        )
+    return "\n".join(lines)
 
 
 HEADING: Final = (

@@ -32,11 +32,12 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from quicether.config.load import stored_file
+from quicether.identity import certificates
 from quicether.identity.authority import Authority
 from quicether.identity.store import NetworkStore
 from quicether.model import Member
 from support.commands import wait_until
-from support.hosts import LightHost
+from support.hosts import LightHost, WholeHost
 
 TUNNEL: Final = "home"
 ANSWER_DEADLINE: Final = 30.0
@@ -112,6 +113,16 @@ class Network:
         )
         self.nodes.append(node)
         return node
+
+    def certify(self, host: WholeHost, prefixes: Iterable[str] = ()) -> None:
+        """Install a certificate for a whole host, called as it is, with the commands of a user."""
+        key = host.run(["quicether", "keygen", self.name]).stdout.split()[-1]
+        certificate = self.authority.sign(
+            key, host.name, now=datetime.now(UTC), prefixes=[ip_network(each) for each in prefixes]
+        )
+        bundle = certificates.to_pem(certificate, self.authority.certificate)
+        (host.root / "root/bundle.pem").write_bytes(bundle)
+        host.run(["quicether", "network", "install", self.name, "/root/bundle.pem"])
 
 
 class Node:

@@ -15,11 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from ipaddress import ip_network
 from pathlib import Path
 
-from quicether.identity import certificates
 from support.cables import Cable, Port, Switch
 from support.hosts import Host, LightHost, Router, WholeHost, together
 from support.node import TUNNEL, Network, Node
@@ -117,14 +114,7 @@ class Town:
         """Build a site around a whole host, certify its node and add its profile."""
         site = self._build(host)
         host.sysctl({"net.ipv4.ip_forward": "1"})
-        key = host.run(["quicether", "keygen", TUNNEL]).stdout.split()[-1]
-        authority = self.network.authority
-        now = datetime.now(UTC)
-        prefixes = [ip_network(site.lan)]
-        certificate = authority.sign(key, host.name, now=now, prefixes=prefixes)
-        bundle = certificates.to_pem(certificate, authority.certificate)
-        (host.root / "root/bundle.pem").write_bytes(bundle)
-        host.run(["quicether", "network", "install", TUNNEL, "/root/bundle.pem"])
+        self.network.certify(host, [site.lan])
         data = f"network={TUNNEL}, bootstrap={site.known}, advertise-subnets={site.lan}"
         add = ["nmcli", "connection", "add", "type", "vpn", "con-name", "quicether"]
         host.run([*add, "vpn-type", "quicether", "vpn.data", data])
