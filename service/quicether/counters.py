@@ -14,7 +14,8 @@ class Counters:
 
     sent: packets and bytes handed to peers; received: written to the device or passed onward.
     failed_handshakes: connections, of either side, that ended because of what a certificate or the
-    protocol said; a peer that does not answer is none. Bounded: `drops` has one entry a DropReason.
+    protocol said; a peer that does not answer is none. faults: connections that a fault of our own
+    ended; the journal has each. Bounded: `drops` has one entry a DropReason.
     """
 
     sent_packets: int = 0
@@ -24,6 +25,7 @@ class Counters:
     forwarded_packets: int = 0
     forwarded_bytes: int = 0
     failed_handshakes: int = 0
+    faults: int = 0
     drops: Counter[DropReason] = field(default_factory=Counter)
 
     def drop(self, reason: DropReason, count: int = 1) -> None:

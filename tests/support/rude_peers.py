@@ -7,6 +7,7 @@ look at the other side's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -14,7 +15,7 @@ from quicether.counters import Counters
 from quicether.model import UnderlayAddress
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 from quicether.transport.carrier import UdpCarrier
-from quicether.transport.endpoint import ALPN
+from quicether.transport.endpoint import ALPN, CloseCode
 from quicether.transport.engine import Engine
 from quicether.transport.messages import Hello, Ping, encode
 from quicether.transport.roles import Ending, Role
@@ -112,11 +113,28 @@ class RudeClient:
         return role
 
 
-class RudeServer(AioquicEndpoint):
-    """Takes every client, whatever it shows. An async context manager."""
+class MuteRole(RudeRole):
+    """Says nothing that anybody waits for; packets go out as a test wants."""
 
-    def __init__(self, identity: Identity) -> None:
+    def established(self, protocol: str | None) -> None:
+        pass
+
+    def send_packets(self, packets: Sequence[bytes]) -> None:
+        self._session.send_packets(packets, self._carrier.now())
+
+    def close(self) -> None:
+        self._session.close(CloseCode.DONE, "enough", self._carrier.now())
+
+
+class RudeServer(AioquicEndpoint):
+    """Takes every client, whatever it shows. An async context manager.
+
+    roles: what came of them; kind: of which class they are.
+    """
+
+    def __init__(self, identity: Identity, kind: type[RudeRole] = RudeRole) -> None:
         self.roles: list[RudeRole] = []
+        self._kind = kind
         self._identity = identity
         super().__init__(
             LOOPBACK,
@@ -140,7 +158,7 @@ class RudeServer(AioquicEndpoint):
         await self.close()
 
     def _role(self, session: Session, protocol: str | None) -> Role:
-        role = RudeRole(session, self._opened, greeting(self._identity))
+        role = self._kind(session, self._opened, greeting(self._identity))
         self.roles.append(role)
         return role
 

@@ -68,6 +68,7 @@ def counters(found: Counters) -> dict[str, int]:
             "forwarded_packets",
             "forwarded_bytes",
             "failed_handshakes",
+            "faults",
         )
     }
     return totals | {f"drop-{reason}": count for reason, count in sorted(found.drops.items())}

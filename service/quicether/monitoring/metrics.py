@@ -123,6 +123,8 @@ def _traffic(seen: Observation) -> Iterator[Metric]:
     yield _counter(seen, "policy_denials", text, counters.drops[DropReason.POLICY])
     text = "Connections that ended because of what a certificate or the protocol said."
     yield _counter(seen, "failed_handshakes", text, counters.failed_handshakes)
+    text = "Connections that a fault of the service itself ended; its journal has each."
+    yield _counter(seen, "faults", text, counters.faults)
 
 
 def _peers(seen: Observation) -> Iterator[Metric]:

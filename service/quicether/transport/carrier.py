@@ -7,6 +7,7 @@ then sends once: that is worth three times the rate of a send after every packet
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,8 @@ from quicether.transport.endpoint import CloseCode
 from quicether.transport.session import Session
 from quicether.transport.tls import CONNECTION_ID_BYTES
 from quicether.transport.udp_socket import Arrival, SocketAddress, Source, UdpSocket
+
+log = logging.getLogger(__name__)
 
 LINK_MTU: Final = 1500
 """Largest IP packet, in bytes, that is tried on the underlay."""
@@ -162,8 +165,13 @@ class UdpCarrier:
         if self._stranger is None:
             self.counters.drop(DropReason.UNKNOWN_CONNECTION, len(datagrams))
             return
-        for datagram in datagrams:
-            self._stranger(datagram, remote, source, now)
+        try:
+            for datagram in datagrams:
+                self._stranger(datagram, remote, source, now)
+        except Exception:
+            # What a stranger sends must not cost others what arrived with it.
+            log.exception("a fault of our own on a packet from %s", remote[0])
+            self.counters.faults += 1
 
     def _writable(self) -> None:
         for session in self._ids:

@@ -22,7 +22,7 @@ class Timed(Protocol):
     scheduled: float | None
 
     def on_deadline(self, now: float) -> None:
-        """Do what is due, and arm the next deadline."""
+        """Do what is due, and arm the next deadline. Raises nothing: others wait behind it."""
 
 
 class Deadlines:

@@ -55,14 +55,11 @@ ACK_DELAY: Final = 0.020
 LONGEST_LINGER: Final = 3.0
 """Seconds that a closed connection is kept at most, to answer what still comes."""
 
-_MAX_INBOX: Final = 4096
-
 
 class Engine(WindowedConnection):
     """One QUIC connection without sockets or clocks.
 
-    inbox: IP packets that have arrived, oldest first; whoever feeds the engine empties it.
-    refused: how many packets were dropped because the inbox was full.
+    inbox: IP packets that have arrived, oldest first; whoever feeds the engine then empties it.
     control_pending: whether `datagrams_to_send` may have something to say.
     closed_by_peer: whether it was the peer who closed the connection.
     """
@@ -80,7 +77,6 @@ class Engine(WindowedConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         self.inbox: list[bytes] = []
-        self.refused = 0
         self.control_pending = True
         self._ack_delay = ACK_DELAY
         for limit, count in (
@@ -327,10 +323,6 @@ class Engine(WindowedConnection):
             self._receive_other(datagram, addr, now)
         self._record(space, numbers, now)
         self._packets_with_key += len(datagrams)
-        excess = len(self.inbox) - _MAX_INBOX
-        if excess > 0:
-            del self.inbox[:excess]
-            self.refused += excess
 
     def _receive_other(self, datagram: bytes, addr: NetworkAddress, now: float) -> None:
         """Hand a UDP payload to the parent, which may find that the peer changed the key."""

@@ -44,7 +44,7 @@ class Role(Protocol):
         """The peer gave a stream up, in either direction."""
 
     def packets(self, packets: list[bytes]) -> bool:
-        """Take IP packets; False: not yet, they are kept in the engine's bounded inbox."""
+        """Take IP packets; False: not yet, the session keeps them within a bound."""
 
     def path_changed(self) -> None:
         """The peer's address, or what its path carries, is another."""

@@ -2,13 +2,17 @@
 
 A session knows nothing of members or messages. Whoever uses it is its `Role`: a connection between
 members, or an enrolment.
+
+Whatever goes wrong in here that nobody foresaw ends this one connection: the carrier, and whoever
+hands over packets, has others to serve.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Concatenate, Final, ParamSpec
 
 from aioquic.quic.events import (
     ConnectionIdIssued,
@@ -38,6 +42,24 @@ SAMPLE_EVERY: Final = 1.0
 
 _PACKETS_AT_ONCE: Final = 128
 _PING: Final = 0
+
+_P = ParamSpec("_P")
+
+
+def _contained(
+    method: Callable[Concatenate[Session, _P], None],
+) -> Callable[Concatenate[Session, _P], None]:
+    """Let a fault in a method end its session, and reach nobody who called it."""
+
+    @functools.wraps(method)
+    def run(session: Session, /, *args: _P.args, **named: _P.kwargs) -> None:
+        try:
+            method(session, *args, **named)
+        except Exception:
+            log.exception("a fault of our own ends the connection to %s", session.remote)
+            session.fail()
+
+    return run
 
 
 class Session:
@@ -72,6 +94,7 @@ class Session:
         )
         self._early_bytes = 0
         self._queue = PacketQueue()
+        self._untaken = PacketQueue()
         self._watch = PeerWatch(initiated=initiated, now=now)
         self._sampled_at = now
         self._farewell: list[bytes] = []
@@ -126,6 +149,7 @@ class Session:
         self.engine.control_pending = True
         self._carrier.flush_soon(self)
 
+    @_contained
     def send_packets(self, packets: Sequence[bytes], now: float) -> None:
         """Queue IP packets and send what the socket takes at once."""
         if self._ended:
@@ -144,6 +168,7 @@ class Session:
             self._watch.awaits(now)
             self._arm(now)
 
+    @_contained
     def probe(self, now: float) -> None:
         """Check the path at once: the host's own network changed."""
         if self._ended or not self.accepted:
@@ -152,20 +177,29 @@ class Session:
         self._path.recheck(now)
         self._carrier.flush_soon(self)
 
+    @_contained
     def close(self, code: int, reason: str, now: float) -> None:
         """Close at once and tell the peer. Idempotent."""
         if self._ended:
             return
-        if self.engine.begun:
-            self.engine.close(error_code=code, frame_type=None, reason_phrase=reason[:200])
         self._end(Ending(code, application=True, by_peer=False, reason=reason))
         if self.engine.begun:
+            self.engine.close(error_code=code, frame_type=None, reason_phrase=reason[:200])
             self.flush(now)
         else:
             self._leave()
 
+    def fail(self) -> None:
+        """End at once because of a fault of our own; after the end, without another word."""
+        self._carrier.counters.faults += 1
+        if self._ended:
+            self._leave()
+        else:
+            self.close(CloseCode.PROTOCOL, "internal error", self._carrier.now())
+
     # -- what the carrier drives -------------------------------------------------------------
 
+    @_contained
     def feed(
         self, datagrams: list[bytes], remote: SocketAddress, source: Source | None, now: float
     ) -> None:
@@ -178,15 +212,7 @@ class Session:
             if self._early_bytes > MAX_EARLY_BYTES:
                 self.close(CloseCode.PROTOCOL, "too much before the handshake was complete", now)
                 return
-        try:
-            authentic = self.engine.receive(datagrams, remote, now)
-        except Exception:
-            # Whatever one peer's bytes do to the QUIC engine must stay with that peer.
-            log.exception("the QUIC engine failed on bytes from %s", self.remote)
-            self._carrier.counters.drop(DropReason.MALFORMED, len(datagrams))
-            self.close(CloseCode.PROTOCOL, "internal error", now)
-            return
-        if authentic:
+        if self.engine.receive(datagrams, remote, now):
             self.heard = True
             self._watch.heard(now)
             self._path.heard()
@@ -194,6 +220,7 @@ class Session:
                 self._path.source = source
         self._process(now)
 
+    @_contained
     def flush(self, now: float) -> None:
         """Send everything that is due, and arm the next deadline."""
         if self._gone or not self.engine.begun:
@@ -207,6 +234,7 @@ class Session:
                 self._watch.awaits(now)
         self._arm(now)
 
+    @_contained
     def on_deadline(self, now: float) -> None:
         """Do what is due: the engine's timers, the watch on the peer, the role's deadline."""
         timer = self.engine.get_timer()
@@ -245,16 +273,22 @@ class Session:
             if engine.terminated:
                 self._leave()
             return
-        if engine.refused:
-            self._carrier.counters.drop(DropReason.QUEUE_FULL, engine.refused)
-            engine.refused = 0
         peer = engine.get_peer_address()
         if peer is not None and peer != self._path.remote:
             self._path.move(peer, now)
             self._path_changed()
-        role = self.role
-        if engine.inbox and role is not None and role.packets(engine.inbox):
-            engine.inbox = []
+        if engine.inbox or self._untaken:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the role the packets that arrived; what it does not take yet waits, bounded."""
+        packets, self.engine.inbox = self.engine.inbox, []
+        if self._untaken:
+            packets = [*self._untaken.take(len(self._untaken)), *packets]
+        if self.role is None or not self.role.packets(packets):
+            dropped = self._untaken.extend(packets)
+            if dropped:
+                self._carrier.counters.drop(DropReason.QUEUE_FULL, dropped)
 
     def _handle(self, event: QuicEvent) -> None:
         match event:
@@ -275,11 +309,18 @@ class Session:
         if self._ended:
             return
         self._ended = True
-        if self._queue:
-            self._carrier.counters.drop(DropReason.UNREACHABLE, self._queue.clear())
+        lost = self._queue.clear() + self._untaken.clear() + len(self.engine.inbox)
+        if lost:
+            self._carrier.counters.drop(DropReason.UNREACHABLE, lost)
         self.engine.inbox.clear()
-        if self.role is not None:
+        if self.role is None:
+            return
+        try:
             self.role.ended(ending)
+        except Exception:
+            # The peer, and whoever closes many connections, must not miss the end for it.
+            log.exception("a fault of our own at the end of the connection to %s", self.remote)
+            self._carrier.counters.faults += 1
 
     def _leave(self) -> None:
         if not self._gone:

@@ -23,6 +23,7 @@ COUNTERS = Counters(
     forwarded_packets=5,
     forwarded_bytes=6,
     failed_handshakes=7,
+    faults=12,
 )
 COUNTERS.drop(DropReason.POLICY, 8)
 COUNTERS.drop(DropReason.TOO_BIG)
@@ -78,6 +79,7 @@ def test_every_counter_of_the_status_is_there() -> None:
         "quicether_forwarded_packets_total": 5,
         "quicether_forwarded_bytes_total": 6,
         "quicether_failed_handshakes_total": 7,
+        "quicether_faults_total": 12,
         "quicether_policy_denials_total": 8,
         "quicether_routes_refused_total": 9,
         "quicether_flows_active": 10,

@@ -114,14 +114,6 @@ def test_a_probe_is_acknowledged_and_its_loss_is_no_congestion() -> None:
     assert pair.client._loss.bytes_in_flight == 0
 
 
-def test_packets_that_nobody_takes_are_bound() -> None:
-    pair = EnginePair()
-    for _ in range(70):
-        pair.carry([b"x"] * 100)
-    assert len(pair.server.inbox) == 4096
-    assert pair.server.refused == 7000 - 4096
-
-
 def test_a_close_is_seen_by_the_other_side() -> None:
     pair = EnginePair()
     assert events_of(pair.server, HandshakeCompleted)

@@ -16,10 +16,12 @@ from quicether.transport import admission, messages, requests
 from quicether.transport.connection import AioquicConnection
 from quicether.transport.endpoint import CloseCode
 from quicether.transport.engine import MAX_REQUESTS, Engine
-from quicether.transport.packet_queue import MAX_PACKETS
+from quicether.transport.messages import Ping
+from quicether.transport.packet_queue import MAX_BYTES, MAX_PACKETS
 from quicether.transport.tls import configuration
 from support.certificates import Network
 from support.endpoints import LOOPBACK, RecordedEndpoint, join
+from support.rude_peers import MuteRole, RudeServer
 
 ADDRESS = ("127.0.0.1", 1)
 
@@ -308,31 +310,105 @@ def test_rubbish_from_anywhere_disturbs_nobody() -> None:
     asyncio.run(main())
 
 
-def test_a_failure_of_the_engine_costs_one_connection(
+def test_a_server_that_never_greets_cannot_make_a_client_keep_its_packets() -> None:
+    """Nobody takes them before the greeting; 44 MB within four seconds were once kept."""
+
+    async def main() -> None:
+        network = Network()
+        async with (
+            RudeServer(network.member("server"), MuteRole) as server,
+            RecordedEndpoint(network.member("client"), network.trust()) as client,
+        ):
+            client.connect(server.local_address)
+            await until(lambda: bool(server.roles))
+            (role,) = server.roles
+            assert isinstance(role, MuteRole)
+            drops = client.counters.drops
+            (session,) = client._carrier.sessions()
+            async with asyncio.timeout(10):
+                while drops[DropReason.QUEUE_FULL] < 3 * MAX_PACKETS:
+                    role.send_packets([bytes(1000)] * 100)
+                    await asyncio.sleep(0)
+            kept = len(session._untaken)
+            assert 0 < kept <= MAX_PACKETS
+            assert session._untaken.size <= MAX_BYTES
+            assert not session.engine.inbox
+            assert not client.events.received
+            role.close()
+            await client.events.until(lambda: client.events.failures)
+            # What goes with the connection is counted too; some may have come meanwhile.
+            assert drops[DropReason.UNREACHABLE] >= kept
+
+    asyncio.run(main())
+
+
+def test_a_fault_of_the_engine_or_of_a_role_costs_one_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where what arrives is taken in, where something is sent, at a deadline, and at the end."""
+
+    async def main() -> None:
+        network = Network()
+        faults: list[tuple[Callable[[AioquicConnection], object], str]] = [
+            (lambda found: found._session.engine, "receive"),
+            (lambda found: found, "stream_data"),
+            (lambda found: found, "packets"),
+            (lambda found: found._session.engine, "datagrams_to_send"),
+            (lambda found: found._session.engine, "get_timer"),
+            (lambda found: found._session.engine, "close"),
+        ]
+        async with (
+            RecordedEndpoint(network.member("b"), network.trust()) as b,
+            RecordedEndpoint(network.member("other"), network.trust()) as c,
+        ):
+            other, _ = await join(c, b)
+            for count, (where, name) in enumerate(faults, start=1):
+                async with RecordedEndpoint(network.member(f"a{count}"), network.trust()) as a:
+                    ours, theirs = await join(a, b)
+                    assert isinstance(theirs, AioquicConnection)
+                    monkeypatch.setattr(where(theirs), name, _fail)
+                    # Both arrive in one wakeup: the faulty one must not cost the other anything.
+                    ours.send_packets([b"x"])
+                    ours.send_message(Ping(token=b"x"))
+                    if name == "close":
+                        monkeypatch.setattr(theirs, "packets", _fail)
+                    assert await other.request(b"abc", 5) == b"cba"
+                    await b.events.until(lambda: len(b.events.gone) == count)  # noqa: B023
+                    assert b.events.gone[-1][0] is theirs
+                    assert b.counters.faults >= count
+                    monkeypatch.undo()
+            await until(lambda: len(b._carrier) == 1)
+            assert await other.request(b"abc", 5) == b"cba"
+
+    asyncio.run(main())
+    assert "a fault of our own ends the connection to" in caplog.text
+
+
+def _fail(*_: object, **__: object) -> bool:
+    raise AssertionError("a bug of the engine")
+
+
+def test_a_fault_at_one_end_keeps_no_other_from_being_told(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         network = Network()
         async with (
             RecordedEndpoint(network.member("a"), network.trust()) as a,
             RecordedEndpoint(network.member("b"), network.trust()) as b,
-            RecordedEndpoint(network.member("c"), network.trust()) as c,
         ):
-            ours, theirs = await join(a, b)
-            other, _ = await join(c, b)
-            assert isinstance(theirs, AioquicConnection)
-            monkeypatch.setattr(theirs._session.engine, "receive", _fail)
-            ours.send_packets([b"x"])
-            ((gone, _),) = await b.events.until(lambda: b.events.gone)
-            assert gone is theirs
-            assert await other.request(b"abc", 5) == b"cba"
+            hub = RecordedEndpoint(network.member("hub"), network.trust())
+            await hub.open(hub.events)
+            await join(a, hub)
+            await join(b, hub)
+            monkeypatch.setattr(hub.events, "disconnected", _fail)
+            await hub.close()
+            assert hub.counters.faults == 2
+            for each in (a, b):
+                ((_, reason),) = await each.events.until(lambda: each.events.gone)  # noqa: B023
+                assert "the node shuts down" in reason
 
     asyncio.run(main())
-    assert "QUIC engine failed" in caplog.text
-
-
-def _fail(*_: object) -> bool:
-    raise AssertionError("a bug of the engine")
 
 
 def test_a_port_in_use_is_one_clear_sentence() -> None:
