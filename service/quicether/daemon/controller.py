@@ -19,7 +19,7 @@ from quicether.daemon.links import Links
 from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
 from quicether.dht.core import DhtConfig
-from quicether.errors import OWN_FAULT, ConfigError, HostError, QuicEtherError
+from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
 from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.journal import ABOUT
 
@@ -160,8 +160,8 @@ class Tunnels:
         log.info("tunnel %s: its link is owned by %s: %s", name, tunnel.link, tunnel.link_reason)
         return tunnel
 
-    def _lost(self, tunnel: Tunnel, error: HostError) -> None:
-        """Take a tunnel down whose device was taken away."""
+    def _lost(self, tunnel: Tunnel, error: Exception) -> None:
+        """Take a tunnel down that cannot go on."""
         self._note_failure(tunnel.name, error)
         task = asyncio.get_running_loop().create_task(self._bury(tunnel))
         self._stopping.add(task)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from random import SystemRandom
 from typing import Final
@@ -23,12 +23,13 @@ from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
 from quicether.daemon.names import Naming
+from quicether.daemon.tasks import Tasks
 from quicether.daemon.teardown import take_down
 from quicether.daemon.watch import Watch
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
 from quicether.dht.core import DhtConfig
-from quicether.errors import ConfigError, HostError, QuicEtherError
+from quicether.errors import ConfigError, HostError
 from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
 from quicether.host.underlay import Underlay
@@ -63,12 +64,13 @@ class Tunnel:
         identity: NodeIdentity,
         link: Choice,
         changed: Callable[[], None],
-        lost: Callable[[Tunnel, HostError], None],
+        lost: Callable[[Tunnel, Exception], None],
         dht: DhtConfig,
     ) -> None:
         """changed: called when anything that the bus publishes may be different.
 
-        lost: called when the device was taken away while the tunnel runs. dht: its constants.
+        lost: called when the tunnel cannot go on: its device was taken away, or there was a fault.
+        dht: its constants.
         Raises ConfigError: the settings ask for what the node's certificate does not allow.
         """
         self.name = name
@@ -123,8 +125,8 @@ class Tunnel:
         self._watch = Watch(self, self._mesh, self._guard, self._membership)
         self._device: Device | None = None
         self._dirty = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: HostError | None = None
+        self._tasks = Tasks(name, self._fail)
+        self._failure: Exception | None = None
         self._settled = False
         self._settled_by = 0.0
 
@@ -147,7 +149,7 @@ class Tunnel:
                 self._membership.start()
             found_by = self.settings.discovery
             self._discovery.start(found_by.routes, found_by.bootstrap_nodes)
-            self._device.start(forwarder.outbound, self._device_lost)
+            self._device.start(forwarder.outbound, self._fail)
             await self._link.apply(self.host_config)
             if self._failure is not None:
                 raise self._failure
@@ -156,19 +158,16 @@ class Tunnel:
             raise
         self._settled_by = time.monotonic() + SETTLE_TIME
         self.state = TunnelState.RUNNING
-        self._spawn(self._follow())
-        self._spawn(self._settle())
-        self._spawn(self._keep_house())
+        self._tasks.keep(self._follow())
+        self._tasks.start(self._settle())
+        self._tasks.keep(self._keep_house())
 
     async def stop(self) -> None:
         """Take the tunnel down: peers told, device and routes gone, socket closed. Idempotent."""
         self.state = TunnelState.STOPPING
-        running = tuple(self._tasks)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
         await take_down(
             self.name,
+            self._tasks.close,
             self._watch.close,
             *(() if self._membership is None else (self._membership.close,)),
             self._discovery.close,
@@ -336,7 +335,7 @@ class Tunnel:
         self._refused = (*found.refusals, *offers, *published)
         return found.config
 
-    def _device_lost(self, error: HostError) -> None:
+    def _fail(self, error: Exception) -> None:
         """Fail at once, so that nobody takes the tunnel for one that runs while it is ended."""
         self._failure = error
         if self.state is TunnelState.RUNNING:
@@ -369,7 +368,7 @@ class Tunnel:
         self._underlay = underlay
         self._mesh.underlay_changed()
         self._discovery.moved()
-        self._spawn(self._measure())
+        self._tasks.start(self._measure())
         self._wake()
 
     def _is_own(self, device: str) -> bool:
@@ -393,14 +392,3 @@ class Tunnel:
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             self._guard.expire()
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        async def guarded() -> None:
-            try:
-                await work
-            except QuicEtherError as error:
-                log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
-
-        task = asyncio.get_running_loop().create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

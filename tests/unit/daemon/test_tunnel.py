@@ -210,3 +210,22 @@ def test_each_step_of_the_end_is_taken_whatever_became_of_the_others(
         assert links.owner.device.closed
 
     run(main)
+
+
+def test_a_fault_while_the_tunnel_runs_takes_it_down_and_is_its_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The task that follows the overlay ended unseen, and the tunnel was shown as running."""
+
+    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        gone = asyncio.Event()
+        tunnels.subscribe(lambda: tunnels.tunnels or gone.set())
+        monkeypatch.setattr(tunnel, "HOUSEKEEPING", 0.0)
+        fail(monkeypatch, (Guard, "expire"), KeyError("no"), late=False)
+        await up(tunnels, port)
+        async with asyncio.timeout(5):
+            await gone.wait()
+        assert dict(tunnels.failures) == {"kin": OWN_FAULT}
+        assert links.owner.removed
+
+    run(main)
