@@ -199,8 +199,11 @@ def test_full_tunnel_takes_all_but_marked_and_local_packets(host: LightHost) -> 
 
         async def scenario() -> None:
             owner = NetlinkOwner()
-            await owner.attach(replace(CONFIG, full_tunnel=FULL))
+            full = replace(FULL, uid=65534)
+            await owner.attach(replace(CONFIG, full_tunnel=full))
             assert way("198.51.100.1") == "quicether0"
+            assert way("198.51.100.1", "uid", "65534") == uplink, "who looks up peers' names"
+            assert way("2001:db8:9::1", "uid", "65534") == uplink
             assert way("2001:db8:9::1") == "quicether0"
             assert way("198.51.100.1", "mark", "0x51") == uplink
             assert way("2001:db8:9::1", "mark", "0x51") == uplink
@@ -209,8 +212,8 @@ def test_full_tunnel_takes_all_but_marked_and_local_packets(host: LightHost) -> 
             assert way("198.51.100.1") == uplink
             assert rules(host) == []
             assert routes(host, "9000") == set()
-            await owner.apply(replace(CONFIG, full_tunnel=FULL))
-            assert len(rules(host)) == 4
+            await owner.apply(replace(CONFIG, full_tunnel=full))
+            assert len(rules(host)) == 6
             await owner.remove()
             assert rules(host) == []
             assert way("198.51.100.1") == uplink

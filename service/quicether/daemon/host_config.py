@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
@@ -49,6 +50,7 @@ def host_config(
             FULL_TUNNEL_TABLE,
             FULL_TUNNEL_PRIORITY,
             port=port,
+            uid=os.geteuid() or None,
             lan_access=settings.overlay.lan_access,
             bypass=settings.overlay.bypass_subnets,
         )

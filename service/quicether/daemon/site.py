@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from quicether.config.settings import DiscoverySettings, Role, Settings
+from quicether.config.values import HostPort
 from quicether.daemon.host_config import UNDERLAY_MARK
 from quicether.errors import ConfigError, UnreachableError
 from quicether.host.underlay import Underlay, path_to
@@ -41,6 +42,12 @@ def forwarding(settings: Settings) -> Forwarding | None:
     if settings.node.role is not Role.GATEWAY:
         return None
     return Forwarding(settings.overlay.forward_subnets, settings.overlay.forward_nodes)
+
+
+def named(settings: Settings) -> list[HostPort]:
+    """Return where the settings say that other nodes are."""
+    peers = (peer.endpoint for peer in settings.overlay.peers)
+    return [*peers, *settings.discovery.bootstrap_nodes]
 
 
 def endpoints(settings: DiscoverySettings, underlay: Underlay, port: int) -> list[UnderlayAddress]:

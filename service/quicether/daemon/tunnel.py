@@ -48,6 +48,8 @@ SETTLE_TIME: Final = 2.5
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
+NAMES_PATIENCE: Final = 1.5
+"""Seconds that a full tunnel waits for the names of its peers before it takes every packet."""
 LOOKUP_PATIENCE: Final = 5.0
 
 
@@ -139,6 +141,9 @@ class Tunnel:
             await self._watch.open(self.settings.monitoring)
             self._underlay = await self._monitor.start()
             await self._measure()
+            if self.settings.full_tunnel:
+                # While name servers can be asked without the tunnel.
+                await self._mesh.dialer.names.learn(site.named(self.settings), NAMES_PATIENCE)
             self.host_config = self._desired()
             self._device = await self._link.attach(self.host_config)
             forwarder = Forwarder(

@@ -24,10 +24,12 @@ class FullTunnel:
     """The default route is the tunnel, without a loop, by the scheme of wg-quick.
 
     mark: fwmark of every underlay socket. table: routing table that holds the default route.
-    priority: of the first of three rules: what our own port sends and gets stays outside (port);
-    routes more special than default count; all that bears no mark goes to the table.
+    priority: of the first of three rules: what our own port sends and gets stays outside (port),
+    and what our own user sends (uid), who looks up the names of peers; routes more special than
+    default count; all that bears no mark goes to the table.
     lan_access: those more special routes, which keep local networks local. bypass: what stays
     outside besides, whatever route leads there.
+    uid: of a user who runs this service and nothing else, None where it runs as root.
     port: UDP port of the underlay socket, None where it changes. A strict rp_filter asks for the
     way back of each packet that arrives, and that question bears no mark (src_valid_mark does
     not change it): without this rule it drops every answer of a peer.
@@ -39,6 +41,7 @@ class FullTunnel:
     ipv4: bool = True
     ipv6: bool = True
     port: int | None = None
+    uid: int | None = None
     lan_access: bool = True
     bypass: tuple[Prefix, ...] = ()
 

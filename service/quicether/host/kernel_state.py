@@ -38,6 +38,7 @@ class KernelRule:
     mark: None matches every packet, else all packets that do not bear it.
     suppress_default: a match on a default route of the table does not count.
     source_port: only UDP packets from it match. destination: only packets to it match.
+    uid: only packets of that user's sockets match.
     """
 
     version: int
@@ -47,6 +48,7 @@ class KernelRule:
     suppress_default: bool = False
     source_port: int | None = None
     destination: Prefix | None = None
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +124,17 @@ def wanted(config: HostConfig, *, addressing: bool, ipv6: bool) -> Wanted:
 def full_tunnel_rules(full: FullTunnel, versions: Iterable[int]) -> frozenset[KernelRule]:
     """Return the rules that send all but our own packets into the tunnel.
 
-    In order: our own port stays outside, which the kernel's reverse path check needs to see, and
-    so does what bypasses the tunnel; every route of the main table counts that is no default
-    route, so that local networks stay local; what is left and does not bear the mark goes to the
-    table.
+    In order: what stays outside are our own port, which the kernel's reverse path check needs to
+    see, our own user, whose questions for peers' names bear no mark, and what bypasses the tunnel;
+    every route of the main table counts that is no default route, so that local networks stay
+    local; what is left and does not bear the mark goes to the table.
     """
     rules: set[KernelRule] = set()
     for version in versions:
         if full.port is not None:
             rules.add(KernelRule(version, full.priority, MAIN_TABLE, source_port=full.port))
+        if full.uid is not None:
+            rules.add(KernelRule(version, full.priority, MAIN_TABLE, uid=full.uid))
         rules |= {
             KernelRule(version, full.priority, MAIN_TABLE, destination=prefix)
             for prefix in full.bypass
@@ -182,8 +186,8 @@ def orphans(rules: Iterable[KernelRule], routes: Iterable[KernelRoute]) -> Kerne
     )
 
 
-def _rule_order(rule: KernelRule) -> tuple[int, int, str]:
-    return rule.version, rule.priority, str(rule.destination or "")
+def _rule_order(rule: KernelRule) -> tuple[int, int, str, int]:
+    return rule.version, rule.priority, str(rule.destination or ""), rule.uid or 0
 
 
 def _route_order(route: KernelRoute) -> tuple[int, int, bytes, int]:

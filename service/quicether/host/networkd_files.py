@@ -105,6 +105,8 @@ def _rule(rule: KernelRule) -> _Section:
         entries.append(("To", rule.destination))
     if rule.source_port is not None:
         entries += [("IPProtocol", "udp"), ("SourcePort", rule.source_port)]
+    if rule.uid is not None:
+        entries.append(("User", rule.uid))
     return "RoutingPolicyRule", entries
 
 
@@ -125,5 +127,5 @@ def _route_order(route: KernelRoute) -> tuple[int, int, bytes, int]:
     return prefix.version, route.table, prefix.network_address.packed, prefix.prefixlen
 
 
-def _rule_order(rule: KernelRule) -> tuple[int, int, str]:
-    return rule.version, rule.priority, str(rule.destination or "")
+def _rule_order(rule: KernelRule) -> tuple[int, int, str, int]:
+    return rule.version, rule.priority, str(rule.destination or ""), rule.uid or 0

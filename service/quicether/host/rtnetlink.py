@@ -271,6 +271,7 @@ class Rtnetlink:
                             suppress is not None and suppress != _NONE_IF_UNSET,
                             _port_of(message),
                             _destination_of(message),
+                            _uid_of(message),
                         )
                         found.add(rule)
         return frozenset(found)
@@ -317,12 +318,20 @@ def _rule_fields(rule: KernelRule) -> dict[str, Any]:
             "ip_proto": socket.IPPROTO_UDP,
             "sport_range": f"{rule.source_port}:{rule.source_port}",
         }
+    if rule.uid is not None:
+        fields["uid_range"] = f"{rule.uid}:{rule.uid}"
     return fields
 
 
 def _port_of(rule: Any) -> int | None:
     ports = rule.get_attr("FRA_SPORT_RANGE")
     return None if ports is None else int(ports.partition(":")[0])
+
+
+def _uid_of(rule: Any) -> int | None:
+    # The kernel tells a range for every rule; that of ours that has none is all users.
+    first, _, last = (rule.get_attr("FRA_UID_RANGE") or "0:-").partition(":")
+    return int(first) if first == last else None
 
 
 def _destination_of(rule: Any) -> Prefix | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 
 from quicether.config.values import HostPort
@@ -12,6 +11,7 @@ from quicether.errors import HostError, QuicEtherError, UnreachableError
 from quicether.model import UnderlayAddress
 from quicether.overlay.outside import Outside
 from quicether.overlay.peers import MAX_ADDRESSES, PeerTable, Target
+from quicether.overlay.underlay_names import UnderlayNames
 from quicether.transport.endpoint import ConnectFailed, Endpoint
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Dialer:
 
         outside: tells which addresses can be connected to.
         """
+        self.names = UnderlayNames()
         self._outside = outside
         self._peers = peers
         self._endpoint = endpoint
@@ -92,17 +93,15 @@ class Dialer:
         self, locations: tuple[HostPort, ...]
     ) -> tuple[list[UnderlayAddress], QuicEtherError | None]:
         """Return the addresses of all locations, and the last error of a name without any."""
-        loop = asyncio.get_running_loop()
         found: dict[UnderlayAddress, None] = {}
         error: QuicEtherError | None = None
         for location in locations:
             try:
-                infos = await loop.getaddrinfo(location.host, location.port, type=socket.SOCK_DGRAM)
-            except OSError as problem:
-                error = HostError(f"peer {location}: its name does not resolve: {problem.strerror}")
+                addresses = await self.names.addresses(location)
+            except HostError as problem:
+                error = problem
                 continue
-            for *_, name in infos:
-                address = UnderlayAddress.of_socket((str(name[0]), int(name[1])))
+            for address in addresses:
                 if self._outside.holds(address.ip):
                     found[address] = None
                 else:

@@ -72,7 +72,7 @@ class Mesh:
         self._clock = clock
         self._changed = changed
         self._audit = audit
-        self._dialer = Dialer(self.peers, endpoint, clock, self._mark, self.outside)
+        self.dialer = Dialer(self.peers, endpoint, clock, self._mark, self.outside)
         self._forwarder: Forwarder | None = None
         self._policy: PacketPolicy | None = None
         self.offers = gateways.NOTHING
@@ -102,7 +102,7 @@ class Mesh:
         for handle in (self._publishing, self._housekeeping):
             if handle is not None:
                 handle.cancel()
-        await self._dialer.close()
+        await self.dialer.close()
         self._pings.close()
 
     def want_configured(self, peers: Iterable[PeerAddress]) -> None:
@@ -121,7 +121,7 @@ class Mesh:
     def wake(self) -> None:
         """Start the attempts that are due, and publish what changed."""
         if not self._closed:
-            self._dialer.wake()
+            self.dialer.wake()
             self._mark()
 
     def serve(
@@ -175,7 +175,7 @@ class Mesh:
         """Check every path and try every waiting peer at once: the host's network changed."""
         self._endpoint.probe_paths()
         self.peers.kick(self._clock())
-        self._dialer.wake()
+        self.dialer.wake()
 
     def hello(self) -> Hello:
         """Return what this node says first on every connection."""
@@ -228,7 +228,7 @@ class Mesh:
         closing = self.peers.connected(connection, hello.instance, self._clock())
         for each in closing:
             each.connection.close(each.code, each.reason)
-        self._dialer.wake()
+        self.dialer.wake()
         if self.peers.active(member.node_id) is None:
             self._mark()
             return
@@ -251,12 +251,12 @@ class Mesh:
             duration = 0.0 if since is None else now - since
             self._audit.disconnected(member, connection.remote, reason, duration)
             self._prober.down(member.node_id)
-        self._dialer.wake()
+        self.dialer.wake()
         self._mark()
 
     def connect_failed(self, failure: ConnectFailed) -> None:
         """Hand the outcome of an attempt to the dialer."""
-        self._dialer.failed(failure)
+        self.dialer.failed(failure)
         if failure.expect is not None and not self._is_tried(failure.expect):
             self.nobody_finds(failure.expect)
 

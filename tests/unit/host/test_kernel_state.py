@@ -75,6 +75,16 @@ def test_full_tunnel_with_a_known_port_leaves_it_outside() -> None:
     assert orphans(state.rules, ()).rules == state.rules
 
 
+def test_what_our_own_user_asks_stays_outside_a_full_tunnel() -> None:
+    full = replace(FULL, port=9000, uid=997)
+    state = wanted(replace(CONFIG, full_tunnel=full), addressing=True, ipv6=True).state
+    assert {rule for rule in state.rules if rule.uid is not None} == {
+        KernelRule(4, 5200, MAIN_TABLE, uid=997),
+        KernelRule(6, 5200, MAIN_TABLE, uid=997),
+    }
+    assert orphans(state.rules, ()).rules == state.rules
+
+
 def test_full_tunnel_is_ours_also_where_addresses_are_not() -> None:
     state = wanted(replace(CONFIG, full_tunnel=FULL), addressing=False, ipv6=True).state
     assert state.addresses == frozenset()

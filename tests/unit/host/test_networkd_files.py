@@ -114,7 +114,7 @@ Protocol=209
 def test_full_tunnel_takes_all_names_too() -> None:
     full = replace(
         CONFIG,
-        full_tunnel=FullTunnel(mark=81, table=9000, priority=5200, ipv6=False, port=9000),
+        full_tunnel=FullTunnel(mark=81, table=9000, priority=5200, ipv6=False, port=9000, uid=997),
         dns=replace(CONFIG.dns, default_route=True),
     )
     written = text(full)
@@ -127,6 +127,12 @@ Priority=5200
 Table=254
 IPProtocol=udp
 SourcePort=9000
+
+[RoutingPolicyRule]
+Family=ipv4
+Priority=5200
+Table=254
+User=997
 
 [RoutingPolicyRule]
 Family=ipv4

@@ -1,0 +1,68 @@
+"""Addresses of peers that are configured by name, as the host's own resolver knows them.
+
+A name server may become unreachable just when a peer is to be found again: it is behind the tunnel
+that is down, or the uplink is a new one. What a name had last serves until it resolves again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from quicether.config.values import HostPort
+from quicether.errors import HostError
+from quicether.model import UnderlayAddress
+
+log = logging.getLogger(__name__)
+
+MAX_REMEMBERED: Final = 256
+"""Names whose last addresses are kept; the oldest goes."""
+
+
+class UnderlayNames:
+    """Resolves, and remembers the last answers."""
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[HostPort, tuple[UnderlayAddress, ...]] = OrderedDict()
+
+    async def learn(self, locations: Iterable[HostPort], patience: float) -> None:
+        """Resolve names ahead of need, as far as that takes no more than patience (seconds)."""
+        named = [location for location in locations if location.ip is None]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await asyncio.gather(*map(self._try, named))
+
+    async def addresses(self, location: HostPort) -> tuple[UnderlayAddress, ...]:
+        """Return the addresses of location. Raises HostError: its name never resolved."""
+        try:
+            found = await _resolve(location)
+        except OSError as problem:
+            if location in self._last:
+                log.info("peer %s: %s; its last addresses serve", location, problem.strerror)
+                return self._last[location]
+            raise HostError(
+                f"peer {location}: its name does not resolve: {problem.strerror}"
+            ) from problem
+        if location.ip is None:
+            self._last[location] = found
+            self._last.move_to_end(location)
+            if len(self._last) > MAX_REMEMBERED:
+                self._last.popitem(last=False)
+        return found
+
+    async def _try(self, location: HostPort) -> None:
+        try:
+            await self.addresses(location)
+        except HostError as problem:
+            log.info("%s", problem)
+
+
+async def _resolve(location: HostPort) -> tuple[UnderlayAddress, ...]:
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(location.host, location.port, type=socket.SOCK_DGRAM)
+    return tuple(UnderlayAddress.of_socket((str(name[0]), int(name[1]))) for *_, name in infos)
