@@ -76,6 +76,9 @@ class _Silent:
     def detoured(self, node: NodeId) -> None:
         del node
 
+    def stood_in_for(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         raise AssertionError(f"{node} spoofed {packet}")
 

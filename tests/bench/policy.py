@@ -78,6 +78,9 @@ class Deaf:
     def detoured(self, node: NodeId) -> None:
         del node
 
+    def stood_in_for(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Not in this measurement."""
 

@@ -101,6 +101,9 @@ class _Deaf:
     def detoured(self, node: NodeId) -> None:
         del node
 
+    def stood_in_for(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         return None
 

@@ -53,6 +53,9 @@ class _Told:
     def detoured(self, node: NodeId) -> None:
         del node
 
+    def stood_in_for(self, node: NodeId) -> None:
+        del node
+
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         del node, packet
 

@@ -71,6 +71,9 @@ class FakeDiscovery:
             self._mesh.want(node, [HostPort(address.host, address.port)])
         return address is not None
 
+    def seek(self, node: NodeId) -> None:
+        self.locate(node)
+
     def advertise(self, owned: Sequence[Prefix], offers: Offers) -> None:
         pass
 
@@ -152,8 +155,8 @@ class Node:
         self.changes += 1
 
 
-async def until(condition: Callable[[], object], deadline: float = 2) -> None:
-    """Give the event loop turns until condition holds, deadline seconds at most."""
-    async with asyncio.timeout(deadline):
+async def until(condition: Callable[[], object]) -> None:
+    """Give the event loop turns until condition holds, two seconds at most."""
+    async with asyncio.timeout(2):
         while not condition():  # noqa: ASYNC110 - a turn of the loop is what is waited for
             await asyncio.sleep(0)

@@ -15,14 +15,17 @@ from quicether.dataplane import icmp, verdict
 from quicether.dataplane.device import Device
 from quicether.dataplane.held import Held
 from quicether.dataplane.icmp import Problem, TokenBucket
+from quicether.dataplane.outlet import Outlet, Path
 from quicether.dataplane.packet import PacketView, decrement_ttl, fragment, view
-from quicether.dataplane.snapshot import Link, Snapshot
+from quicether.dataplane.snapshot import Snapshot
 from quicether.dataplane.verdict import Action, Verdict
 from quicether.errors import ProtocolError
-from quicether.model import MIN_IPV6_MTU, DropReason, NextHopKind, NodeId
+from quicether.model import DropReason, NextHopKind, NodeId
 
 MAX_PATHS: Final = 4096
 """Pairs of addresses remembered for the device and for each peer; then all are forgotten."""
+DETOUR_LOOK: Final = 2.0
+"""Seconds after which it is looked again whether packets go by gateways."""
 ICMP_RATE: Final = 100.0
 """ICMP errors a second, Packet Too Big counted apart so that nothing starves it."""
 ICMP_BURST: Final = 50.0
@@ -49,41 +52,8 @@ class ForwarderEvents(Protocol):
     def detoured(self, node: NodeId) -> None:
         """Packets of a node come by a gateway. Called again for the same packets at times."""
 
-
-class _Outlet:
-    """The packets of one batch for one link and one IP version.
-
-    limit: largest packet in bytes; 0 where IPv6 is off because less than 1280 bytes fit.
-    """
-
-    __slots__ = ("limit", "link", "packets", "version")
-
-    def __init__(self, link: Link, version: int) -> None:
-        self.link = link
-        self.version = version
-        self.packets: list[bytes] = []
-        self.limit = 0
-
-    def open(self) -> None:
-        limit = self.link.max_packet
-        self.limit = 0 if self.version == 6 and limit < MIN_IPV6_MTU else limit
-
-    def flush(self) -> tuple[int, int]:
-        """Hand the batch over. Return packets and bytes."""
-        packets, self.packets = self.packets, []
-        if packets:
-            self.link.send_packets(packets)
-        return len(packets), sum(map(len, packets))
-
-
-class _Path:
-    """A verdict with the outlet that it leads to, None unless SEND or FORWARD."""
-
-    __slots__ = ("outlet", "verdict")
-
-    def __init__(self, verdict: Verdict, outlet: _Outlet | None) -> None:
-        self.verdict = verdict
-        self.outlet = outlet
+    def stood_in_for(self, node: NodeId) -> None:
+        """Packets for a node go by a gateway. Called again every few seconds while they do."""
 
 
 class Forwarder:
@@ -106,6 +76,9 @@ class Forwarder:
         self._held = Held() if held is None else held
         self._errors = TokenBucket(ICMP_RATE, ICMP_BURST)
         self._too_big_errors = TokenBucket(ICMP_RATE, ICMP_BURST)
+        self._outbound_paths: dict[bytes, Path] = {}
+        self._absent: set[NodeId] = set()
+        self._detours_until = 0.0
         self._use(snapshot)
 
     def swap(self, snapshot: Snapshot) -> None:
@@ -130,8 +103,22 @@ class Forwarder:
         self._abandon(leads_to_node, DropReason.UNREACHABLE, Problem.UNREACHABLE)
 
     def expire(self) -> None:
-        """Answer the packets that were held too long. To be called about once a second."""
+        """Answer the packets that were held too long. To be called about once a second.
+
+        Tells of the nodes that gateways stood in for meanwhile, too.
+        """
         now = self._clock()
+        absent, self._absent = self._absent, set()
+        for node in absent:
+            self._events.stood_in_for(node)
+        if now >= self._detours_until:
+            # Judged anew, a packet shows that the gateway is still used.
+            self._detours_until = now + DETOUR_LOOK
+            self._outbound_paths = {
+                key: path
+                for key, path in self._outbound_paths.items()
+                if path.verdict.stands_in_for is None
+            }
         for packet in self._held.expire(now):
             self._counters.drop(DropReason.HELD)
             self._answer(packet, Problem.UNREACHABLE, None, now)
@@ -141,7 +128,7 @@ class Forwarder:
         now = self._clock()
         paths = self._outbound_paths
         policy = self._snapshot.policy
-        used: list[_Outlet] = []
+        used: list[Outlet] = []
         for packet in batch:
             key = _address_pair(packet)
             if key is None:
@@ -176,7 +163,7 @@ class Forwarder:
         if paths is None:
             paths = self._inbound_paths[node] = {}
         policy = self._snapshot.policy
-        used: list[_Outlet] = []
+        used: list[Outlet] = []
         delivered: list[bytes] = []
         for packet in batch:
             key = _address_pair(packet)
@@ -203,24 +190,26 @@ class Forwarder:
 
     def _use(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._outbound_paths: dict[bytes, _Path] = {}
-        self._inbound_paths: dict[NodeId, dict[bytes, _Path]] = {}
-        self._outlets: dict[tuple[NodeId, int], _Outlet] = {}
+        self._outbound_paths = {}
+        self._inbound_paths: dict[NodeId, dict[bytes, Path]] = {}
+        self._outlets: dict[tuple[NodeId, int], Outlet] = {}
         self._own_address: dict[int, bytes] = {
             address.version: address.packed for address in reversed(snapshot.me.addresses)
         }
 
-    def _learn(self, paths: dict[bytes, _Path], key: bytes, found: Verdict) -> _Path:
+    def _learn(self, paths: dict[bytes, Path], key: bytes, found: Verdict) -> Path:
         outlet = None
         if found.action in (Action.SEND, Action.FORWARD) and found.node is not None:
             version = 4 if len(key) == 8 else 6
             outlet = self._outlets.get((found.node, version))
             if outlet is None:
-                outlet = _Outlet(self._snapshot.links[found.node], version)
+                outlet = Outlet(self._snapshot.links[found.node], version)
                 self._outlets[found.node, version] = outlet
+        if found.stands_in_for is not None:
+            self._absent.add(found.stands_in_for)
         if len(paths) >= MAX_PATHS:
             paths.clear()
-        path = paths[key] = _Path(found, outlet)
+        path = paths[key] = Path(found, outlet)
         return path
 
     def _permitted(self, packet: bytes, found: Verdict, node: NodeId | None, now: float) -> bool:
@@ -279,7 +268,7 @@ class Forwarder:
             self._answer(packet, found.problem, node, now)
 
     def _forward(
-        self, packet: bytes, outlet: _Outlet, used: list[_Outlet], node: NodeId, now: float
+        self, packet: bytes, outlet: Outlet, used: list[Outlet], node: NodeId, now: float
     ) -> None:
         """Put a peer's packet on the way to another peer (RFC 9484 section 4.7.2)."""
         if packet[8 if outlet.version == 4 else 7] <= 1:
@@ -355,7 +344,7 @@ class Forwarder:
             hop.kind is NextHopKind.LOCAL or hop.node in self._snapshot.links
         )
 
-    def _count_received(self, delivered: list[bytes], used: list[_Outlet]) -> None:
+    def _count_received(self, delivered: list[bytes], used: list[Outlet]) -> None:
         counters = self._counters
         counters.received_packets += len(delivered)
         counters.received_bytes += sum(map(len, delivered))

@@ -39,6 +39,7 @@ class Verdict:
 
     node: to whom SEND and FORWARD go, and whom a DROP for UNREACHABLE lacks a connection to.
     source, destination: the members that policy is asked about.
+    stands_in_for: the owner that a gateway, which SEND goes to, stands in for.
     reason: of a DROP, or where an ANSWER has none. problem: what the sender of a dropped packet is
     told, None for nothing.
     before_policy: a DROP or ANSWER that policy is not asked about.
@@ -48,6 +49,7 @@ class Verdict:
     node: NodeId | None = None
     source: Member | None = None
     destination: Member | None = None
+    stands_in_for: NodeId | None = None
     reason: DropReason | None = None
     problem: Problem | None = None
     before_policy: bool = False
@@ -82,8 +84,11 @@ def outbound(snapshot: Snapshot, source: bytes, destination: bytes) -> Verdict:
     elif hop.node not in snapshot.links:
         reason, problem, node = DropReason.UNREACHABLE, Problem.UNREACHABLE, hop.node
     else:
-        return Verdict(Action.SEND, hop.node, snapshot.me, owner)
-    return Verdict(Action.DROP, node, snapshot.me, owner, reason, problem)
+        absent = None
+        if hop.kind is NextHopKind.GATEWAY and owner is not None and owner.node_id != hop.node:
+            absent = owner.node_id
+        return Verdict(Action.SEND, hop.node, snapshot.me, owner, absent)
+    return _undelivered(snapshot.me, owner, reason, problem, node)
 
 
 def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes) -> Verdict:
@@ -101,19 +106,27 @@ def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes)
         return Verdict(Action.DELIVER, None, sender, snapshot.me)
     owner = snapshot.owners.owner(destination)
     if not snapshot.forwards:
-        return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE)
+        return Verdict(Action.DROP, None, sender, owner, reason=DropReason.NO_ROUTE)
     longest = snapshot.fib.longest(destination)
     reached = () if longest is None else snapshot.offered.get(longest, ())
     if not reached:
-        return Verdict(Action.DROP, None, sender, owner, DropReason.NO_ROUTE, Problem.NO_ROUTE)
+        return _undelivered(sender, owner, DropReason.NO_ROUTE, Problem.NO_ROUTE)
     node = hop.node if hop is not None and hop.node in reached else reached[0]
     if node == peer:
-        return Verdict(Action.DROP, None, sender, owner, DropReason.LOOP, Problem.NO_ROUTE)
+        return _undelivered(sender, owner, DropReason.LOOP, Problem.NO_ROUTE)
     if node not in snapshot.links:
-        return Verdict(
-            Action.DROP, node, sender, owner, DropReason.UNREACHABLE, Problem.UNREACHABLE
-        )
+        return _undelivered(sender, owner, DropReason.UNREACHABLE, Problem.UNREACHABLE, node)
     return Verdict(Action.FORWARD, node, sender, owner)
+
+
+def _undelivered(
+    source: Member | None,
+    destination: Member | None,
+    reason: DropReason,
+    problem: Problem,
+    node: NodeId | None = None,
+) -> Verdict:
+    return Verdict(Action.DROP, node, source, destination, reason=reason, problem=problem)
 
 
 def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:

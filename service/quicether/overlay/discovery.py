@@ -50,11 +50,14 @@ LINGER: Final = 10.0
 """Seconds for which the word of a peer counts after its connection was lost."""
 LOCATE_AGAIN: Final = 3.0
 """Seconds after which a node that is still not connected is looked for once more."""
+SEEK_ANEW: Final = 30.0
+"""Seconds after which a node that a gateway stands in for is looked for once more."""
 MAX_LOCATED: Final = 1024
 MAX_RIVALS: Final = 2
 """Other owners of a node's prefixes that are connected to beside it."""
 SAVE_EVERY: Final = 300.0
 SAVE_AFTER_JOIN: Final = 5.0
+_NEVER: Final = (float("-inf"), False)
 FAREWELL: Final = 1.0
 """Seconds that a node that leaves takes at most to withdraw what it said."""
 
@@ -164,8 +167,8 @@ class Discovery:
     def locate(self, node: NodeId) -> bool:
         """Begin to look for where a node is; False: there is nobody to ask."""
         now = self._clock()
-        until, hope = self._located.get(node, (0.0, False))
-        if now < until:
+        asked, hope = self._located.get(node, _NEVER)
+        if now < asked + LOCATE_AGAIN:
             return hope
         self._note(node, now, hope=True)
         known = self._reach(node)
@@ -179,6 +182,14 @@ class Discovery:
             self.locate(rival)
         self._driver.pump()
         return known or self._node.joined
+
+    def seek(self, node: NodeId) -> None:
+        """Try a node again where it was found, as often as asked; look for it anew at times."""
+        asked, _ = self._located.get(node, _NEVER)
+        if self._clock() < asked + SEEK_ANEW:
+            self._reach(node)
+        else:
+            self.locate(node)
 
     def advertise(self, owned: Sequence[Prefix], offers: Offers) -> None:
         """Let everybody find what this node owns and forwards for, in place of earlier."""
@@ -300,7 +311,7 @@ class Discovery:
         return True
 
     def _note(self, node: NodeId, now: float, *, hope: bool) -> None:
-        self._located[node] = (now + LOCATE_AGAIN, hope)
+        self._located[node] = (now, hope)
         self._located.move_to_end(node)
         if len(self._located) > MAX_LOCATED:
             self._located.popitem(last=False)

@@ -327,6 +327,12 @@ class Mesh:
         """Ask a node that sends by a gateway whether the direct way works in both directions."""
         self._prober.detoured(node)
 
+    def stood_in_for(self, node: NodeId) -> None:
+        """Go on trying to reach a node itself whose packets go by a gateway."""
+        idle = self.peers.active(node) is None and not self.peers.is_pursued(str(node))
+        if self.discovery is not None and idle:
+            self.discovery.seek(node)
+
     # -- inside ------------------------------------------------------------------------------
 
     def _is_tried(self, node: NodeId) -> bool:

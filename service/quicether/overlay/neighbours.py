@@ -52,6 +52,9 @@ class Discovery(Protocol):
     def locate(self, node: NodeId) -> bool:
         """Begin to look for where a node is; False: there is nobody to ask."""
 
+    def seek(self, node: NodeId) -> None:
+        """Try a node again where it was found, as often as asked; look for it anew at times."""
+
     def advertise(self, owned: Sequence[Prefix], offers: Offers) -> None:
         """Let everybody find what this node owns and forwards for, in place of earlier."""
 

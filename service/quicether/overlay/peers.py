@@ -29,9 +29,8 @@ from quicether.transport.endpoint import CloseCode, Connection
 
 FIRST_DELAY: Final = 0.5
 """Seconds before the second attempt."""
-CONFIGURED_CEILING: Final = 5.0
-"""Longest delay, in seconds, between attempts at a peer that a user named."""
-DISCOVERED_CEILING: Final = 60.0
+CEILING: Final = 5.0
+"""Longest delay, in seconds, between two attempts. A gateway may stand in meanwhile."""
 RETURNING_CEILING: Final = 1.5
 RETURNING_FOR: Final = 600.0
 """Seconds after the loss of a connection during which the delay stays below RETURNING_CEILING.
@@ -92,9 +91,7 @@ class Target:
 
     def ceiling(self, now: float) -> float:
         """Longest delay between two attempts, in seconds."""
-        if self.returns(now):
-            return RETURNING_CEILING
-        return CONFIGURED_CEILING if self.kind in _AWAITED else DISCOVERED_CEILING
+        return RETURNING_CEILING if self.returns(now) else CEILING
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +190,11 @@ class PeerTable:
                 spent = target.next_try is None and target.outcomes > 0
             if spent and self._connection_of(target) is None:
                 del self._targets[key]
+
+    def is_pursued(self, key: str) -> bool:
+        """Tell whether a target is being tried or will be by itself."""
+        target = self._targets.get(key)
+        return target is not None and (bool(target.trying) or target.next_try is not None)
 
     def configured(self) -> set[NodeId]:
         """Return the nodes that a user named as peers, as far as they are known."""

@@ -9,7 +9,7 @@ import pytest
 
 from quicether.counters import Counters
 from quicether.dataplane import forwarder as forwarder_room
-from quicether.dataplane.forwarder import ICMP_BURST, MAX_PATHS, Forwarder
+from quicether.dataplane.forwarder import DETOUR_LOOK, ICMP_BURST, MAX_PATHS, Forwarder
 from quicether.dataplane.held import Held
 from quicether.dataplane.packet import PacketView, view
 from quicether.dataplane.snapshot import Snapshot
@@ -42,6 +42,7 @@ class Told:
         self.holds = False
         self.unknown: list[bytes] = []
         self.wants: list[NodeId] = []
+        self.stand_ins: list[NodeId] = []
         self.spoofs: list[tuple[NodeId, PacketView]] = []
 
     def unknown_destination(self, destination: bytes) -> bool:
@@ -54,6 +55,9 @@ class Told:
 
     def detoured(self, node: NodeId) -> None:
         del node
+
+    def stood_in_for(self, node: NodeId) -> None:
+        self.stand_ins.append(node)
 
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         self.spoofs.append((node, packet))
@@ -480,3 +484,20 @@ def test_remembered_pairs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         bench.forwarder.inbound(HOME.node_id, [ipv4(source, destination, udp(1, 2))])
     assert largest == MAX_PATHS
     assert len(bench.device.written) == MAX_PATHS + 10
+
+
+def test_who_is_stood_in_for_is_told_while_packets_go_by_the_gateway() -> None:
+    bench = Bench()
+    by_office = NextHop.via_gateway(OFFICE.node_id)
+    bench.forwarder.swap(replace(bench.snapshot, fib=FakeFib({**ROUTES, "10.5.0.0/16": by_office})))
+    packets = [ipv4(HOST4, f"10.5.0.{n}", udp(1, 2)) for n in range(3)]
+    told: list[int] = []
+    for sending in (True, True, False, True):
+        if sending:
+            bench.device.feed(*packets)
+        bench.now += DETOUR_LOOK
+        bench.forwarder.expire()
+        told.append(len(bench.told.stand_ins))
+    assert bench.told.stand_ins == [ABSENT.node_id] * 3
+    assert told == [1, 2, 2, 3]
+    assert len(bench.office.sent) == 9

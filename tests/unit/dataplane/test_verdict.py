@@ -78,7 +78,9 @@ def test_out_to_the_owner_of_the_prefix() -> None:
 
 
 def test_out_through_a_gateway_is_judged_by_the_owner_behind_it() -> None:
-    assert out("100.64.0.1", "10.6.0.1") == Verdict(Action.SEND, GATE.node_id, ME, BRANCH)
+    assert out("100.64.0.1", "10.6.0.1") == Verdict(
+        Action.SEND, GATE.node_id, ME, BRANCH, stands_in_for=BRANCH.node_id
+    )
 
 
 def test_out_without_route() -> None:

@@ -75,6 +75,9 @@ class _Deaf:
     def detoured(self, node: object) -> None:
         del node
 
+    def stood_in_for(self, node: object) -> None:
+        del node
+
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_question_of_this_host_is_answered_by_the_device(version: int) -> None:

@@ -11,7 +11,7 @@ from quicether.config.values import HostPort
 from quicether.errors import TrustError, UnreachableError
 from quicether.model import Member, NodeId, PeerState, UnderlayAddress
 from quicether.overlay.peers import (
-    CONFIGURED_CEILING,
+    CEILING,
     GIVE_UP_AFTER,
     PeerTable,
     Target,
@@ -74,7 +74,7 @@ def test_delays_double_up_to_the_ceiling_with_jitter(table: PeerTable) -> None:
         now = due
     assert 0.375 <= delays[0] <= 0.625
     assert delays[1] > delays[0]
-    assert all(delay <= CONFIGURED_CEILING * 1.25 for delay in delays)
+    assert all(delay <= CEILING * 1.25 for delay in delays)
     assert len(set(delays)) == len(delays)
 
 
@@ -97,8 +97,10 @@ def test_a_discovered_peer_is_given_up_and_tried_again_when_wanted_again(table: 
         table.attempt_failed(target, HOME, SILENT, now)
         now += 100.0
     assert table.next_due() is None
+    assert not table.is_pursued("home")
     want(table, TargetKind.DISCOVERED)
     assert table.next_due() is not None
+    assert table.is_pursued("home")
 
 
 def test_a_lost_peer_is_tried_again(table: PeerTable) -> None:
