@@ -16,7 +16,7 @@ from quicether.cli.doctor import Facts, Finding, Verdict, of_error
 from quicether.config.load import DEFAULT_FILE, load
 from quicether.config.settings import Settings
 from quicether.errors import QuicEtherError
-from quicether.identity.store import NetworkStore, network_names, roots
+from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 
 PROGRAM_TIMEOUT: Final = 10.0
 """Seconds that a program of the system may take."""
@@ -93,6 +93,9 @@ def _identities() -> list[Finding]:
             findings.append(of_error("identity", error))
         else:
             findings.append(Finding("identity", Verdict.OK, f"{name}: key and certificate fit"))
+    for folder in other_folders(etc):
+        text = f"{etc / 'networks' / folder} is left alone: its name is no network's"
+        findings.append(Finding("identity", Verdict.NOTE, text, "keep copies somewhere else"))
     return findings
 
 

@@ -24,7 +24,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quicether.errors import IdentityError, TrustError
+from quicether.errors import ConfigError, IdentityError, TrustError
 from quicether.identity import certificates, files, issuing
 from quicether.identity.authority import (
     AUTHORITY_CERTIFICATE,
@@ -114,6 +114,11 @@ class NetworkStore:
         return (self.directory / AUTHORITY_KEY).exists()
 
     @property
+    def state_is_open(self) -> bool:
+        """Whether this user may look into the daemon's folder; others see the public files."""
+        return os.access(self.state_directory, os.X_OK, effective_ids=True)
+
+    @property
     def may_certify(self) -> bool:
         """Whether this machine holds the authority's key and this user may read it."""
         return os.access(self.directory / AUTHORITY_KEY, os.R_OK, effective_ids=True)
@@ -156,7 +161,7 @@ class NetworkStore:
         Raises FileNotFoundError: there is none; IdentityError: damaged.
         """
         installed = _load_certificate(path or self.certificate_path)
-        if path is not None or not os.access(self.state_directory, os.X_OK, effective_ids=True):
+        if path is not None or not self.state_is_open:
             return installed
         try:
             renewed = _load_certificate(self.renewed_path)
@@ -294,7 +299,8 @@ class NetworkStore:
         Raises IdentityError: a list is damaged or another authority's.
         """
         newest: RevocationList | None = None
-        for path in (self.directory / REVOKED, self.state_directory / REVOKED):
+        folders = (self.directory, self.state_directory)
+        for path in (folder / REVOKED for folder in folders[: 1 + self.state_is_open]):
             try:
                 der = files.read_public(path, "revocation list")
                 found = RevocationList.parse(der, certificates.public_raw(authority))
@@ -351,9 +357,29 @@ def network_names(etc: Path) -> list[str]:
 
     Raises IdentityError: the folder cannot be read.
     """
+    return [name for name in _folders(etc) if _is_network_name(name)]
+
+
+def other_folders(etc: Path) -> list[str]:
+    """Return the folders among those of networks that cannot be any's, such as a copy of one.
+
+    Raises IdentityError: the folder cannot be read.
+    """
+    return [name for name in _folders(etc) if not _is_network_name(name)]
+
+
+def _folders(etc: Path) -> list[str]:
     try:
         return sorted(entry.name for entry in (etc / "networks").iterdir() if entry.is_dir())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise IdentityError(f"cannot read folder {etc / 'networks'}: {error.strerror}") from error
+
+
+def _is_network_name(name: str) -> bool:
+    try:
+        check_network_name(name)
+    except ConfigError:
+        return False
+    return True

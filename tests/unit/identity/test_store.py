@@ -20,7 +20,7 @@ from quicether.identity.certificates import Grant
 from quicether.identity.issuing import build_authority, build_node
 from quicether.identity.keys import NodeKey
 from quicether.identity.revocation import RevocationList
-from quicether.identity.store import NetworkStore, network_names, roots
+from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 from quicether.identity.trust import AuthorityTrust
 
 LAN = ip_network("192.168.77.0/24")
@@ -284,7 +284,10 @@ def test_roots_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_networks_are_listed(member_store: NetworkStore, tmp_path: Path) -> None:
+    for copy in ("home.bak", "Home", ".git"):
+        (member_store.etc / "networks" / copy).mkdir()
     assert network_names(member_store.etc) == ["home"]
+    assert other_folders(member_store.etc) == [".git", "Home", "home.bak"]
     assert network_names(tmp_path / "nowhere") == []
 
 
