@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from ipaddress import IPv4Network, ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
@@ -95,10 +96,17 @@ class StaticRoute:
         return f"{self.prefix}={self.node}"
 
 
+def _written(value: object) -> str:
+    """Return a value as a person wrote it, for a sentence."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, date | time) else repr(value)
+
+
 def text(value: object) -> str:
     """Return value as stripped, bounded, printable text."""
     if not isinstance(value, str):
-        raise ConfigError(f"{value!r} is not text")
+        raise ConfigError(f"{_written(value)} is not text")
     if len(value) > MAX_TEXT:
         raise ConfigError(f"{len(value)} characters are too many; at most {MAX_TEXT} are taken")
     if not value.replace("\n", " ").replace("\t", " ").isprintable():
@@ -127,7 +135,7 @@ def number(low: int, high: int) -> Callable[[object], int]:
         elif isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,10}", value.strip()):
             found = int(value)
         else:
-            raise ConfigError(f"{value!r} is not a whole number from {low} to {high}")
+            raise ConfigError(f"{_written(value)} is not a whole number from {low} to {high}")
         if not low <= found <= high:
             raise ConfigError(f"{found} is not from {low} to {high}")
         return found
@@ -145,7 +153,9 @@ def mtu(value: object) -> int | None:
     try:
         return number(MIN_MTU, MAX_MTU)(value)
     except ConfigError:
-        raise ConfigError(f"{value!r} is neither auto nor {MIN_MTU} to {MAX_MTU} bytes") from None
+        raise ConfigError(
+            f"{_written(value)} is neither auto nor {MIN_MTU} to {MAX_MTU} bytes"
+        ) from None
 
 
 def choice(allowed: Iterable[str]) -> Callable[[object], str]:

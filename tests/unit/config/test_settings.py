@@ -262,7 +262,7 @@ def test_a_wrong_option_is_one_sentence(options: dict[str, str], expected: str) 
         ("network = 1", f"{FILE}: network is a section; write [network] over it"),
         (
             "[network]\nmtu = true",
-            f"{FILE}: [network] mtu: True is neither auto nor 576 to 65535 bytes",
+            f"{FILE}: [network] mtu: true is neither auto nor 576 to 65535 bytes",
         ),
         (
             '[network]\nadvertise_subnets = ["10.0.0.1/8"]',
@@ -271,6 +271,10 @@ def test_a_wrong_option_is_one_sentence(options: dict[str, str], expected: str) 
         ),
         ("[network]\ndns = 7", f"{FILE}: [network] dns: 7 is not a list"),
         ("[node]\nname = 7", f"{FILE}: [node] name: 7 is not text"),
+        (
+            "[node]\nname = 1979-05-27T07:32:00Z",
+            f"{FILE}: [node] name: 1979-05-27 07:32:00+00:00 is not text",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_sentence_with_its_place(text: str, expected: str) -> None:
