@@ -101,7 +101,7 @@ def test_start_takes_files_variables_and_flags_in_this_order(
     with service(bus):
         words = ("--mtu", "99", "--forward-subnet", "10.0.0.0/8")
         code, _, err = run(capsys, "start", *words)
-        assert (code, err) == (1, "quicether: --mtu: '99' is neither auto nor 576 to 65535 bytes\n")
+        assert (code, err) == (2, "quicether: --mtu: '99' is neither auto nor 576 to 65535 bytes\n")
         words = ("--forward-subnet", "10.0.0.0/8", "--forward-subnet", "10.1.0.0/16")
         assert run(capsys, "start", *words)[0] == 0
         monkeypatch.setenv("QUICETHER_NETWORK_MTU", "many")
@@ -111,7 +111,7 @@ def test_start_takes_files_variables_and_flags_in_this_order(
         )
         code, _, err = run(capsys, "start", "--config", str(tmp_path / "missing.toml"))
         assert (code, err) == (
-            1,
+            2,
             f"quicether: --config: there is no file {tmp_path}/missing.toml\n",
         )
 

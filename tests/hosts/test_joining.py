@@ -41,10 +41,10 @@ def ask(host: WholeHost, *words: str) -> Any:
     return json.loads(host.run(["quicether", *words, "--json"], timeout=60).stdout)
 
 
-def refusal(host: WholeHost, *words: str) -> str:
-    """Return what a command that has to fail says: one sentence, and status 1."""
+def refusal(host: WholeHost, *words: str, code: int = 1) -> str:
+    """Return what a command that has to fail says: one sentence, and its status."""
     done = host.run(["quicether", *words], check=False, timeout=60)
-    assert done.returncode == 1, done
+    assert done.returncode == code, done
     assert done.stderr.startswith("quicether: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
@@ -127,7 +127,7 @@ def leave(laptop: WholeHost) -> None:
 
 def test_codes_that_do_not_count_get_a_sentence(installed: list[Path]) -> None:
     with machines(installed, "none", "home", "laptop", "thief") as (home, laptop, thief):
-        said = refusal(laptop, "join", "AAAAA-BBBBB")
+        said = refusal(laptop, "join", "AAAAA-BBBBB", code=2)
         assert "mistyped or cut off" in said
         ask(home, "network", "create", "home", "--no-up")
         assert "is not up on this machine" in refusal(home, "invite", "laptop")

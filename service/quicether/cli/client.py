@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from quicether.bus.contract import (
     TUNNEL_INTERFACE,
     ErrorName,
 )
+from quicether.cli.exits import NoDaemonError, NotPermittedError
 from quicether.errors import ConfigError, HostError, QuicEtherError
 
 QUESTION_TIMEOUT: Final = 30.0
@@ -31,25 +32,9 @@ MAX_LISTED: Final = 100_000
 _ABSENT: Final = frozenset(
     f"org.freedesktop.DBus.Error.{name}" for name in ("ServiceUnknown", "NameHasNoOwner")
 )
+_START_FAILURES: Final = ("org.freedesktop.DBus.Error.Spawn.", "org.freedesktop.systemd1.")
+"""How the bus says that the service's program or unit could not be started."""
 _DENIED: Final = frozenset({ErrorName.NOT_AUTHORIZED, "org.freedesktop.DBus.Error.AccessDenied"})
-
-
-class ExitCode(enum.IntEnum):
-    """What `quicether` ends with."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    NO_DAEMON = 3
-    NOT_PERMITTED = 4
-
-
-class NoDaemonError(HostError):
-    """The service does not run and was not to be started, or cannot be started."""
-
-
-class NotPermittedError(QuicEtherError):
-    """The service, polkit or the bus refuses."""
 
 
 class RefusedArgumentError(ConfigError):
@@ -158,7 +143,7 @@ def _error(reply: Any) -> QuicEtherError:
 
     name = str(reply.header.fields.get(HeaderFields.error_name, ""))
     text = str(reply.body[0]) if reply.body else name
-    if name in _ABSENT or name.startswith("org.freedesktop.DBus.Error.Spawn."):
+    if name in _ABSENT or name.startswith(_START_FAILURES):
         return NoDaemonError(
             "the service is not running; `quicether up` or `systemctl start quicether` starts it"
             if name in _ABSENT
@@ -176,8 +161,13 @@ def daemon() -> Iterator[Daemon]:
     """Be connected to the system bus, where the service is. Raises NoDaemonError: no bus."""
     try:
         connection = open_dbus_connection("SYSTEM")
-    except (OSError, RuntimeError, KeyError) as error:
+    except OSError as error:
         raise NoDaemonError(f"there is no system bus to reach the service on: {error}") from None
+    except (EOFError, RuntimeError, ValueError) as error:
+        address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", "its usual place")
+        raise NoDaemonError(
+            f"there is no system bus to reach the service on: none at {address!r} ({error})"
+        ) from None
     try:
         yield Daemon(connection)
     finally:

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import shlex
+import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -14,9 +16,11 @@ from typing import Any, Final
 
 from quicether.bus.contract import DEFAULT_TUNNEL
 from quicether.cli import offline, output
+from quicether.cli.exits import NotPermittedError
 from quicether.config import values
 from quicether.config.options import OPTIONS, Option
-from quicether.errors import ConfigError, HostError
+from quicether.errors import ConfigError, HostError, QuicEtherError
+from quicether.identity import files
 
 DEFAULT_EDITOR: Final = "sensible-editor"
 TEMPLATE_HEAD: Final = (
@@ -105,49 +109,75 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 
 def _edit(arguments: argparse.Namespace) -> int:
-    from quicether.config.load import ConfigFile, read_file, settle
+    from quicether.config.load import read_file
 
     path = stored_path(arguments.name)
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise HostError(f"{path} cannot be written; use sudo")
+    above = next(each for each in (path, *path.parents) if each.exists())
+    if not os.access(above, os.W_OK, effective_ids=True):
+        hint = "" if os.geteuid() == 0 else "; use sudo"
+        raise NotPermittedError(f"{path} cannot be written{hint}")
     if not sys.stdin.isatty() and "EDITOR" not in os.environ:
         raise ConfigError("there is no terminal to edit on; write the file and validate it instead")
     present = read_file(path)
-    with tempfile.TemporaryDirectory(prefix="quicether-") as folder:
-        draft = Path(folder) / path.name
-        draft.write_text(template() if present is None else present.text)
-        while True:
-            editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or DEFAULT_EDITOR
-            try:
-                subprocess.run([*shlex.split(editor), str(draft)], check=True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise HostError(f"the editor {editor!r} failed: {error}") from None
-            text = draft.read_text()
-            try:
-                settle([ConfigFile(str(path), text)], {}, {})
-                break
-            except ConfigError as error:
-                print(f"quicether: {error}", file=sys.stderr)
-                if not sys.stdin.isatty() or input("Edit again? [Y/n] ").lower().startswith("n"):
-                    raise ConfigError(f"{path} was left as it was") from None
-        _replace(path, text)
+    before = template() if present is None else present.text
+    draft = Path(tempfile.mkdtemp(prefix="quicether-")) / path.name
+    draft.write_text(before)
+    try:
+        text = _edited(draft, path)
+        files.make_directory(path.parent, 0o755)
+        if present is None:
+            files.write_file(path, text.encode(), files.PUBLIC_MODE)
+        else:
+            now = path.stat()
+            owner = files.Owner(now.st_uid, now.st_gid)
+            files.write_file(path, text.encode(), stat.S_IMODE(now.st_mode), owner)
+    except QuicEtherError as error:
+        if draft.exists() and draft.read_bytes() != before.encode():
+            raise type(error)(f"{error}; what you wrote is kept in {draft}") from error
+        shutil.rmtree(draft.parent)
+        raise
+    shutil.rmtree(draft.parent)
     offline.say(
         arguments,
-        {"file": str(path), "changed": True},
+        {"file": str(path), "changed": present is None or text != before},
         f"{path} is written; `quicether reload {arguments.name}` applies it to a tunnel that is up",
     )
     return 0
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write the file so that no reader ever sees half of it."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-        os.fchmod(stream.fileno(), 0o644)
-    new.replace(path)
+def _edited(draft: Path, path: Path) -> str:
+    """Return what the user made of the draft of path, once it is right.
+
+    Raises HostError: the editor fails; ConfigError: it is wrong, and the user gives up.
+    """
+    from quicether.config.load import ConfigFile, read_file, settle
+
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or DEFAULT_EDITOR
+    while True:
+        try:
+            subprocess.run([*shlex.split(editor), str(draft)], check=True)
+        except (OSError, ValueError, subprocess.CalledProcessError) as error:
+            raise HostError(f"the editor {editor!r} failed: {error}") from None
+        try:
+            written = read_file(draft)
+            if written is None:
+                raise ConfigError("the editor left no file")
+            settle([ConfigFile(str(path), written.text)], {}, {})
+        except ConfigError as error:
+            print(f"quicether: {error}", file=sys.stderr)
+            if not _again():
+                raise ConfigError(f"{path} was left as it was") from None
+        else:
+            return written.text
+
+
+def _again() -> bool:
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return not input("Edit again? [Y/n] ").lower().startswith("n")
+    except EOFError:
+        return False
 
 
 def template() -> str:

@@ -11,10 +11,12 @@ from ipaddress import ip_address
 from typing import Final
 
 from quicether.cli import local, offline
+from quicether.cli.exits import NoDaemonError, UsageError
 from quicether.config import values
 from quicether.config.values import HostPort
 from quicether.errors import HostError, IdentityError
-from quicether.identity.registrar import DEFAULT_EXPIRY, Registrar
+from quicether.identity.invite_code import MAX_ENDPOINTS
+from quicether.identity.registrar import DEFAULT_EXPIRY, MAX_EXPIRY, MIN_EXPIRY, Registrar
 
 _MOST_OF_A_FAMILY: Final = 2
 """Addresses of one family that a code carries, so that it stays short."""
@@ -33,7 +35,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     local.add_grants(invite)
     invite.add_argument(
         "--expires",
-        type=offline.length_of_time,
+        type=offline.length_of_time(MIN_EXPIRY, MAX_EXPIRY),
         default=DEFAULT_EXPIRY,
         metavar="SPAN",
         help="how long the code can be used, such as 10m or 2d (default 1h)",
@@ -57,6 +59,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _invite(arguments: argparse.Namespace) -> int:
+    if len(arguments.endpoint) > MAX_ENDPOINTS:
+        raise UsageError(
+            f"--endpoint: {len(arguments.endpoint)} are given; a code carries {MAX_ENDPOINTS}"
+        )
     local.require_root("invite")
     store = local.the_network(arguments.network, authority=True)
     endpoints, up = _endpoints(store.name, arguments.endpoint)
@@ -109,7 +115,7 @@ def _endpoints(network: str, given: Sequence[HostPort]) -> tuple[list[HostPort],
 
     Raises HostError: no endpoint is given, and there is no tunnel that knows its own.
     """
-    from quicether.cli.client import NoDaemonError, daemon
+    from quicether.cli.client import daemon
 
     try:
         with daemon() as service:

@@ -7,8 +7,9 @@ import os
 from typing import Any
 
 from quicether.cli import offline
+from quicether.cli.exits import NoDaemonError, NotPermittedError
 from quicether.errors import ConfigError
-from quicether.identity.authority import DEFAULT_VALIDITY
+from quicether.identity.authority import DEFAULT_VALIDITY, MAX_VALIDITY, MIN_VALIDITY
 from quicether.identity.store import ETC, NetworkStore, network_names, roots
 
 
@@ -30,7 +31,7 @@ def add_grants(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--valid",
-        type=offline.length_of_time,
+        type=offline.length_of_time(MIN_VALIDITY, MAX_VALIDITY),
         default=DEFAULT_VALIDITY,
         metavar="SPAN",
         help=f"how long the certificate is, such as 90d (default {DEFAULT_VALIDITY.days}d)",
@@ -39,7 +40,7 @@ def add_grants(parser: argparse.ArgumentParser) -> None:
 
 def reload_tunnels(network: str) -> bool:
     """Let the service read a network's files again; tell whether its tunnel is up."""
-    from quicether.cli.client import NoDaemonError, daemon
+    from quicether.cli.client import daemon
 
     try:
         with daemon() as service:
@@ -53,7 +54,7 @@ def reload_tunnels(network: str) -> bool:
 
 def last_failure(network: str) -> str | None:
     """Return the service's own sentence on why the network's tunnel is not up, if it has one."""
-    from quicether.cli.client import NoDaemonError, daemon
+    from quicether.cli.client import daemon
 
     try:
         with daemon() as service:
@@ -65,8 +66,6 @@ def last_failure(network: str) -> str | None:
 
 def require_root(command: str) -> None:
     """Raise NotPermittedError unless this user may change the machine's own files."""
-    from quicether.cli.client import NotPermittedError
-
     if os.geteuid() != 0 and roots()[0] == ETC:
         raise NotPermittedError(f"{command} needs root: sudo quicether {command} …")
 

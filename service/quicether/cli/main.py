@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from quicether import __version__
+from quicether.cli.exits import ExitCode, exit_code, refused_by_system
 from quicether.errors import QuicEtherError
 
 MODULES: Final = {
@@ -65,35 +68,59 @@ def _leaves(parser: argparse.ArgumentParser) -> Iterable[argparse.ArgumentParser
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    known = {name for names in MODULES.values() for name in names}
-    first = words[0] if words and words[0] in known else None
-    arguments = build_parser(first).parse_args(words)
+    if not _streams():
+        return int(ExitCode.FAILED)
     try:
-        code: int = arguments.func(arguments)
+        code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except QuicEtherError as error:
-        print(f"quicether: {error}", file=sys.stderr)
-        return _exit_code(error)
-    except PermissionError as error:
-        print(f"quicether: {error.filename}: permission denied; use sudo", file=sys.stderr)
-        return 4
+        needs_sudo = refused_by_system(error) and os.geteuid() != 0
+        print(f"quicether: {error}{'; use sudo' if needs_sudo else ''}", file=sys.stderr)
+        code = exit_code(error)
     except KeyboardInterrupt:
-        return 130
+        code = 130
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _drop_output()  # whoever read it has had enough
+        code = ExitCode.OK
+    except OSError as error:
+        if error.filename is None:
+            _drop_output()
+        where = error.filename or "standard output"
+        hint = "; use sudo" if isinstance(error, PermissionError) and os.geteuid() != 0 else ""
+        print(f"quicether: {where}: {error.strerror or error}{hint}", file=sys.stderr)
+        code = exit_code(error)
+    return int(code)
+
+
+def _run(words: list[str]) -> int:
+    known = {name for names in MODULES.values() for name in names}
+    first = words[0] if words and words[0] in known else None
+    try:
+        arguments = build_parser(first).parse_args(words)
+    except SystemExit:
+        sys.stdout.flush()  # what --help printed may have nowhere to go
+        raise
+    code: int = arguments.func(arguments)
     return code
 
 
-def _exit_code(error: QuicEtherError) -> int:
-    client = sys.modules.get("quicether.cli.client")  # read only by what talks to the service
-    if client is not None and isinstance(error, client.NoDaemonError):
-        return int(client.ExitCode.NO_DAEMON)
-    if client is not None and isinstance(error, client.NotPermittedError):
-        return int(client.ExitCode.NOT_PERMITTED)
-    return 1
+def _streams() -> bool:
+    """Have all three streams, whatever this process was started with; False: no output is."""
+    for name, mode in (("stdin", "r"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open
+    if sys.stdout is None:
+        print("quicether: standard output is closed", file=sys.stderr)
+        return False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A sentence may hold what a terminal's encoding has no character for.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return True
+
+
+def _drop_output() -> None:
+    """Forget what could not be printed, or Python would try, and complain, again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from quicether.cli import local, offline
+from quicether.cli.exits import NoDaemonError, UsageError
 from quicether.errors import ConfigError, HostError, IdentityError
 from quicether.identity.invite_code import InviteCode
 from quicether.identity.store import NetworkStore
@@ -66,7 +67,10 @@ def _join(arguments: argparse.Namespace) -> int:
     from quicether.cli.activation import activations
     from quicether.cli.enrol import ask_inviter
 
-    code = InviteCode.parse(" ".join(arguments.code))
+    try:
+        code = InviteCode.parse(" ".join(arguments.code))
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
     local.require_root("join")
     store = NetworkStore.of_system(code.network)
     if store.has_authority:
@@ -165,7 +169,7 @@ def _left_network(name: str | None) -> NetworkStore:
 
 def _take_down(network: str) -> None:
     """Take down what still runs of a network, however it was brought up."""
-    from quicether.cli.client import NoDaemonError, RefusedArgumentError, daemon
+    from quicether.cli.client import RefusedArgumentError, daemon
 
     try:
         with daemon() as service:

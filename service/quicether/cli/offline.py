@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
+from quicether.cli import output
 from quicether.config import values
 from quicether.errors import ConfigError
 from quicether.identity.names import check_group_name, check_network_name, check_node_name
@@ -23,7 +23,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 def say(arguments: argparse.Namespace, answer: Mapping[str, Any], text: str) -> None:
     """Print an answer on standard output: as JSON under --json, else as text for a person."""
     if arguments.json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        output.print_json(answer)
     else:
         print(text)
 
@@ -50,15 +50,23 @@ def argument(parse: Callable[[str], T]) -> Callable[[str], T]:
     return typed
 
 
-def span(text: str) -> timedelta:
-    """Return a length of time such as 90d, 12h or 30m.
+def length_of_time(low: timedelta, high: timedelta) -> Callable[[str], timedelta]:
+    """Return the type of an argument that is a length of time such as 90d, 12h or 30m."""
 
-    Raises ConfigError: anything else.
-    """
-    match = _SPAN.fullmatch(text)
-    if match is None:
-        raise ConfigError(f"{text!r} is not a length of time such as 90d, 12h or 30m")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    def parse(text: str) -> timedelta:
+        match = _SPAN.fullmatch(text)
+        if match is None:
+            raise ConfigError(f"{text!r} is not a length of time such as 90d, 12h or 30m")
+        found = timedelta(**{_UNITS[match[2]]: int(match[1])})
+        if not low <= found <= high:
+            raise ConfigError(f"{text!r} is not from {_span(low)} to {_span(high)}")
+        return found
+
+    return argument(parse)
+
+
+def _span(length: timedelta) -> str:
+    return f"{length.days}d" if length.days else f"{length.seconds // 60}m"
 
 
 network_name: Final = argument(check_network_name)
@@ -66,4 +74,3 @@ node_name: Final = argument(check_node_name)
 group_name: Final = argument(check_group_name)
 prefix: Final = argument(values.prefix)
 address: Final = argument(values.address)
-length_of_time: Final = argument(span)

@@ -66,7 +66,8 @@ def show(
 
 def print_json(value: Any, *, lines: bool = False) -> None:
     """Print JSON: indented, or as one line of a stream."""
-    print(json.dumps(value, indent=None if lines else 2, ensure_ascii=False), flush=True)
+    # In ASCII, so that it is JSON on whatever encoding standard output has.
+    print(json.dumps(value, indent=None if lines else 2), flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> RenderableType:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from quicether import __version__
 from quicether.cli import output
+from quicether.cli.exits import NoDaemonError, NotPermittedError
 from quicether.config import values
 from quicether.errors import QuicEtherError
 
@@ -306,7 +307,7 @@ def _ping(arguments: argparse.Namespace) -> int:
 def _ping_once(node: str, sequence: int, tunnel: str, path: str, service: Daemon) -> PingReport:
     from quicether.bus.status import PingResult
     from quicether.cli import report
-    from quicether.cli.client import NoDaemonError, NotPermittedError, RefusedArgumentError
+    from quicether.cli.client import RefusedArgumentError
 
     try:
         answer = report.read(PingResult, service.ask(path, "Ping", "s", node))

@@ -9,6 +9,7 @@ from typing import Any
 
 from quicether.bus.contract import DEFAULT_TUNNEL, How
 from quicether.cli import output
+from quicether.cli.exits import UsageError
 from quicether.config import values
 from quicether.config.options import OPTIONS, Kind, Option
 from quicether.errors import QuicEtherError
@@ -108,8 +109,12 @@ def _start(arguments: argparse.Namespace) -> int:
         if file is not None:
             files.append(file)
         elif path is not None and path == arguments.config:
-            raise ConfigError(f"--config: there is no file {path}")
-    settings = settle(files, os.environ, given_options(arguments))
+            raise UsageError(f"--config: there is no file {path}")
+    try:
+        settings = settle(files, os.environ, given_options(arguments))
+    except ConfigError as error:
+        settle(files, os.environ, {})  # has an error of its own, where no flag is to blame
+        raise UsageError(str(error)) from None
     tunnel = settings.network.name or DEFAULT_TUNNEL
     how: dict[str, tuple[str, Any]] = (
         {How.TRANSIENT.value: ("b", True)} if arguments.config is not None else {}

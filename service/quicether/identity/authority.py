@@ -43,6 +43,7 @@ AUTHORITY_KEY: Final = "authority.key"
 ISSUED: Final = "issued.json"
 REVOKED: Final = "revoked.crl"
 DEFAULT_VALIDITY: Final = timedelta(days=365)
+MIN_VALIDITY: Final = timedelta(minutes=1)
 MAX_VALIDITY: Final = timedelta(days=3650)
 _NOBODY: Final = NodeId(bytes(NODE_ID_BYTES))
 """Stands for a node whose key is not known yet."""
@@ -296,7 +297,7 @@ def load_authority_certificate(path: Path, now: datetime) -> x509.Certificate:
 
 
 def _check_validity(validity: timedelta) -> None:
-    if not timedelta(minutes=1) <= validity <= MAX_VALIDITY:
+    if not MIN_VALIDITY <= validity <= MAX_VALIDITY:
         raise ConfigError(
             f"validity {validity} is not between a minute and {MAX_VALIDITY.days} days"
         )

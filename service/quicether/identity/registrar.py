@@ -28,6 +28,7 @@ from quicether.model import Address, NodeId, Prefix
 
 INVITATIONS: Final = "invitations.json"
 DEFAULT_EXPIRY: Final = timedelta(hours=1)
+MIN_EXPIRY: Final = timedelta(minutes=1)
 MAX_EXPIRY: Final = timedelta(days=30)
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Registrar:
         Raises ConfigError: something that could not be certified; IdentityError: the network
         has no authority here, or its files cannot be read or written.
         """
-        if not timedelta(minutes=1) <= expires <= MAX_EXPIRY:
+        if not MIN_EXPIRY <= expires <= MAX_EXPIRY:
             raise ConfigError(
                 f"expiry {expires} is not between a minute and {MAX_EXPIRY.days} days"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quicether.cli import client, invite, keys, membership, network, stored
+from quicether.cli import examine, exits, invite, keys, membership, network, stored
 from quicether.cli.activation import activations
 from quicether.config.load import load
 from quicether.config.values import HostPort
@@ -245,6 +246,20 @@ def test_an_invitation_needs_somebody_who_answers(
         run("invite", "laptop", "--endpoint", "vpn.example.net", "--network", "office")
 
 
+def test_a_copy_of_a_network_s_folder_is_left_alone(
+    machine: Path, programs: Callable[..., FakePrograms], run: Callable[..., Any]
+) -> None:
+    programs()
+    run("network", "create", "home", "--no-up", "--name", "attic")
+    copy = machine / "networks/home.bak"
+    shutil.copytree(machine / "networks/home", copy)
+    assert run("invite", "laptop", "--endpoint", "vpn.example.net")["network"] == "home"
+    assert run("network", "revoke", "attic")["revoked"] == 1
+    assert [each["network"] for each in run("network", "list")["networks"]] == ["home"]
+    texts = [finding.text for finding in examine.examine()[1]]
+    assert f"{copy} is left alone: its name is no network's" in texts
+
+
 def test_revoke_says_whether_anybody_was_told(
     machine: Path, programs: Callable[..., FakePrograms], run: Callable[..., Any]
 ) -> None:
@@ -262,5 +277,5 @@ def test_only_root_may(
     monkeypatch.delenv("QUICETHER_ETC")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     for words in (["network", "create", "home"], ["invite", "laptop"], ["leave"]):
-        with pytest.raises(client.NotPermittedError, match="needs root: sudo quicether"):
+        with pytest.raises(exits.NotPermittedError, match="needs root: sudo quicether"):
             run(*words)
