@@ -70,6 +70,56 @@ def test_config_edit_refuses_what_is_wrong_and_keeps_the_old(
     assert main(["config", "edit", "home"]) == 1
 
 
+@pytest.mark.parametrize("editor", ['"', "false", "/nowhere/editor", "rm"])
+def test_an_editor_that_fails_changes_nothing(
+    etc: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    editor: str,
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(etc))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    assert main(["config", "edit"]) == 1
+    assert capsys.readouterr().err.startswith("quicether: ")
+    assert list(etc.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "editor",
+    ["sh -c 'printf \"# \\\\344\" >$0'", "sh -c 'echo \"# mine\" >$0; exit 1'"],
+    ids=["no-utf-8", "ends-badly"],
+)
+def test_what_was_written_is_kept_where_it_cannot_be_taken(
+    etc: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    editor: str,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(etc))
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", editor)
+    assert main(["config", "edit"]) == 1
+    draft = Path(capsys.readouterr().err.strip().partition("is kept in ")[2])
+    assert draft.read_bytes().startswith(b"# ")
+    assert not (etc / "config.toml").exists()
+
+
+def test_config_edit_keeps_a_file_private_and_makes_its_folder(
+    etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICETHER_ETC", str(etc / "new"))
+    monkeypatch.delenv("VISUAL", raising=False)
+    monkeypatch.setenv("EDITOR", "true")
+    path = etc / "new/config.toml"
+    assert main(["config", "edit"]) == 0
+    assert path.stat().st_mode & 0o777 == 0o644
+    path.chmod(0o600)
+    assert main(["config", "edit"]) == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_template_names_every_setting_and_is_right() -> None:
     text = template()
     assert settle([ConfigFile("template", text)], {}, {}) == Settings()
