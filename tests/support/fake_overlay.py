@@ -60,7 +60,7 @@ class FakeFib:
 
 @dataclass
 class FakeOwners:
-    """Owners by the longest block of a certificate."""
+    """Owners by the longest block of a certificate, of which a default route is none."""
 
     members: list[Member]
 
@@ -71,7 +71,7 @@ class FakeOwners:
             (block.prefixlen, one)
             for one in self.members
             for block in (*one.prefixes, *one.host_prefixes)
-            if where in block
+            if where in block and block.prefixlen
         ]
         return max(covering, key=lambda pair: pair[0])[1] if covering else None
 

@@ -74,6 +74,7 @@ def outbound(snapshot: Snapshot, source: bytes, destination: bytes) -> Verdict:
         return Verdict(Action.DROP, reason=DropReason.LOOP, before_policy=True)
     if destination in snapshot.services:
         return _ANSWERED if source in snapshot.local else _NOT_FOR_OTHERS
+    sender = snapshot.me if _stands_for(snapshot, source) else None
     owner = snapshot.owners.owner(destination)
     hop = snapshot.fib.lookup(destination)
     if hop is None:
@@ -87,8 +88,8 @@ def outbound(snapshot: Snapshot, source: bytes, destination: bytes) -> Verdict:
         absent = None
         if hop.kind is NextHopKind.GATEWAY and owner is not None and owner.node_id != hop.node:
             absent = owner.node_id
-        return Verdict(Action.SEND, hop.node, snapshot.me, owner, absent)
-    return _undelivered(snapshot.me, owner, reason, problem, node)
+        return Verdict(Action.SEND, hop.node, sender, owner, absent)
+    return _undelivered(sender, owner, reason, problem, node)
 
 
 def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes) -> Verdict:
@@ -102,9 +103,11 @@ def inbound(snapshot: Snapshot, peer: NodeId, source: bytes, destination: bytes)
         return _SPOOFED
     sender = _sender(snapshot, peer, source)
     hop = snapshot.fib.lookup(destination)
-    if destination in snapshot.local or (hop is not None and hop.kind is NextHopKind.LOCAL):
+    if destination in snapshot.local:
         return Verdict(Action.DELIVER, None, sender, snapshot.me)
     owner = snapshot.owners.owner(destination)
+    if hop is not None and hop.kind is NextHopKind.LOCAL:
+        return Verdict(Action.DELIVER, None, sender, owner)
     if not snapshot.forwards:
         return Verdict(Action.DROP, None, sender, owner, reason=DropReason.NO_ROUTE)
     longest = snapshot.fib.longest(destination)
@@ -163,13 +166,22 @@ def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
     )
 
 
+def _stands_for(snapshot: Snapshot, source: bytes) -> bool:
+    """Tell whether packets of this host from a packed address are this node's own.
+
+    Those from the internet behind an exit are nobody's, as they are for the node they go to.
+    """
+    return source in snapshot.local or snapshot.owners.owner(source) is not None
+
+
 def _sender(snapshot: Snapshot, peer: NodeId, source: bytes) -> Member | None:
     """Return the member behind a source address: a gateway sends for others than itself.
 
+    None where nobody known owns it, so that the address is the same member's as a destination.
     Where the best route says that the address is ours (two gateways of one site), the peer
     that sent it stands for it.
     """
     owner = snapshot.owners.owner(source)
-    if owner is None or owner.node_id == snapshot.me.node_id:
+    if owner is not None and owner.node_id == snapshot.me.node_id:
         return snapshot.members.get(peer)
     return owner

@@ -14,6 +14,9 @@ ports = [80, 443, "8000-8099"]          # of the destination; without it all
 ```
 
 The first rule that matches decides; what none matches is denied.
+
+A node, as subject or object, is its own addresses and the prefixes that it owns, on whichever node
+the rule stands. The internet behind an exit is nobody's: write it as the prefix 0.0.0.0/0 or ::/0.
 """
 
 from __future__ import annotations

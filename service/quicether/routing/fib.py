@@ -94,7 +94,8 @@ class FibView:
     def owner(self, address: bytes) -> NextHop | None:
         """Return Local or the Node that stands behind a packed address, by longest prefix.
 
-        None where no prefix matches or only gateways forward for the prefix that does.
+        None where no prefix matches or only gateways forward for the prefix that does, and for
+        what nothing but a default route matches: an exit does not own the internet.
         """
         entry = self._match(address)
         return None if entry is None else entry.owner
@@ -199,7 +200,9 @@ class ForwardingTable:
         old = self._tries.exact(key)
         new = self._reserved.get(key)
         if change.new is not None:
-            new = self._entry(change.new.next_hop, change.owner)
+            # A default route leads to the rest of the world, which is nobody's own.
+            owner = change.owner if change.prefix.prefixlen else None
+            new = self._entry(change.new.next_hop, owner)
         if new == old:
             return
         self._retire_newest()

@@ -11,7 +11,7 @@ from quicether.dataplane import verdict
 from quicether.dataplane.icmp import Problem
 from quicether.dataplane.snapshot import Snapshot
 from quicether.dataplane.verdict import Action, Verdict
-from quicether.model import DropReason, Member, NextHop
+from quicether.model import LOCAL, DropReason, Member, NextHop
 from support.fake_link import FakeLink
 from support.fake_overlay import member, snapshot
 
@@ -133,6 +133,35 @@ def test_in_over_the_route_we_use_ourselves_though_the_certificate_does_not_cove
 
 def test_in_from_the_other_gateway_of_our_own_site_is_judged_as_that_gateway() -> None:
     assert came("gate", "10.0.0.9", "100.64.0.1").source == GATE
+
+
+def test_the_internet_behind_an_exit_is_no_member_wherever_it_is_asked_about() -> None:
+    """So a rule about the exit says the same at the laptop, at the exit and between them."""
+    internet, laptop = ip_address("8.8.8.8").packed, ip_address("100.64.0.2").packed
+    at_laptop = snapshot(HOME, {"0.0.0.0/0": NextHop.via_gateway(EXIT.node_id)}, {EXIT: FakeLink()})
+    at_exit = snapshot(
+        EXIT,
+        {"0.0.0.0/0": LOCAL, "100.64.0.2/32": NextHop.to_node(HOME.node_id)},
+        {HOME: FakeLink()},
+    )
+    for found in (
+        verdict.outbound(at_laptop, laptop, internet),
+        verdict.inbound(at_exit, HOME.node_id, laptop, internet),
+    ):
+        assert found.action in (Action.SEND, Action.DELIVER)
+        assert (found.source, found.destination) == (HOME, None)
+    for found in (
+        verdict.outbound(at_exit, internet, laptop),
+        verdict.inbound(at_laptop, EXIT.node_id, internet, laptop),
+    ):
+        assert found.action in (Action.SEND, Action.DELIVER)
+        assert (found.source, found.destination) == (None, HOME)
+
+
+def test_the_exit_itself_is_a_member_by_its_own_addresses() -> None:
+    own, laptop = ip_address("100.64.0.8").packed, ip_address("100.64.0.2").packed
+    at_exit = snapshot(EXIT, {"0.0.0.0/0": LOCAL}, {HOME: FakeLink()})
+    assert verdict.inbound(at_exit, HOME.node_id, laptop, own).destination == EXIT
 
 
 def test_in_from_a_peer_that_the_snapshot_does_not_know_is_no_spoofing() -> None:

@@ -200,6 +200,14 @@ def test_a_local_prefix_belongs_to_me() -> None:
     assert owners.owner(packed("10.1.2.3")) is me
 
 
+def test_the_internet_behind_a_default_route_belongs_to_nobody() -> None:
+    me, other = member(A), member(B)
+    for exit_ in (LOCAL, node(B)):
+        owners = Owners(table_of({"0.0.0.0/0": exit_, "::/0": exit_}).view, {B: other}, me)
+        assert owners.owner(packed("8.8.8.8")) is None
+        assert owners.owner(packed("2001:db8::8")) is None
+
+
 def test_an_own_address_belongs_to_its_member_whatever_the_routes_say() -> None:
     me, other = member(A, "100.64.0.1"), member(B, "100.64.0.2", "fd00::2")
     owners = Owners(table_of({"100.64.0.0/10": node(A), "::/0": LOCAL}).view, {B: other}, me)

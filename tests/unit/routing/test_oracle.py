@@ -188,7 +188,7 @@ class RoutingMachine(RuleBasedStateMachine):
         owning = [
             each for each in self.candidates[prefix] if each[0].kind is not NextHopKind.GATEWAY
         ]
-        if not owning:
+        if not owning or prefix.prefixlen == 0:
             assert owner is None
             return
         assert owner in {each[0] for each in owning}
