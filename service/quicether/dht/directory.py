@@ -135,7 +135,7 @@ class Directory:
                 self._tombstones.popitem(last=False)
             if known is not None:
                 del self._records[slot]
-                self._core.events.append(RecordGone(known, GoneReason.WITHDRAWN))
+                self._core.events.append(RecordGone(known, GoneReason.WITHDRAWN, record))
                 self._watches[key].idle_poll = SHORTEST_POLL
             return
         if self._tombstones.get(slot, -1) >= record.issued:

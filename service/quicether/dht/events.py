@@ -27,14 +27,16 @@ class LookupDone:
     """A lookup that `DhtNode.find` or `DhtNode.find_node` started has ended.
 
     lookup: what that returned. target: the key. records: live, checked, the freshest of each
-    owner, kind and subject. closest: nodes that answered, closest first. hops: how far away the
-    first value was (the farthest answer, in a lookup for nodes); 0 is our own store. asked,
-    failed: how many contacts were asked, and how many of them in vain.
+    owner, kind and subject. withdrawals: those by which an owner took back what it said before.
+    closest: nodes that answered, closest first. hops: how far away the first value was (the
+    farthest answer, in a lookup for nodes); 0 is our own store. asked, failed: how many contacts
+    were asked, and how many of them in vain.
     """
 
     lookup: int
     target: int
     records: tuple[Record, ...]
+    withdrawals: tuple[Record, ...]
     closest: tuple[Contact, ...]
     hops: int
     asked: int
@@ -59,10 +61,14 @@ class GoneReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecordGone:
-    """The directory no longer has this record of `RecordFound`."""
+    """The directory no longer has this record of `RecordFound`.
+
+    withdrawal: the record that withdrew it, if one did.
+    """
 
     record: Record
     reason: GoneReason
+    withdrawal: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)

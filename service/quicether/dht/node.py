@@ -374,11 +374,16 @@ class DhtNode:
         def found(lookup: Lookup, at: float) -> None:
             self._lookups.discard(number)
             wall = self._core.wall(at)
+            for record in lookup.records.values():
+                for place in record.keys:
+                    # A lookup may know better than the holders that are watched.
+                    self._directory.offer(place, record, at)
             self._core.events.append(
                 LookupDone(
                     number,
                     key,
                     tuple(_live(lookup.records.values(), wall)),
+                    tuple(record for record in lookup.records.values() if record.withdraws),
                     tuple(lookup.closest(K)),
                     lookup.hops,
                     lookup.asked,

@@ -229,10 +229,12 @@ class Discovery:
             case RecordFound(record):
                 self._findings.follow(record)
                 self._mark(record.owner)
-            case RecordGone(record, reason):
+            case RecordGone(record, reason, withdrawal):
                 content, owner = record.content, record.member.name
                 log.info("%s %s of %s is gone: %s", content.kind, content, owner, reason)
                 self._findings.unfollow(record)
+                if withdrawal is not None:
+                    self._findings.withdrawn(withdrawal)
                 self._mark(record.owner)
             case LookupDone():
                 self._lookups.pop(event.lookup)(event)
@@ -268,10 +270,12 @@ class Discovery:
         self._lookups[self._node.find(key, self._clock())] = done
 
     def _take(self, found: LookupDone) -> None:
+        for withdrawal in found.withdrawals:
+            self._findings.withdrawn(withdrawal)
+            self._changed.add(withdrawal.owner)
         for record in found.records:
             if record.owner != self._mesh.me.node_id:
-                self._findings.asked(record, self._wall())
-                self._changed.add(record.owner)
+                self._changed |= self._findings.asked(record, self._wall())
         self._apply()
 
     def _found(self, destination: bytes, found: LookupDone | None) -> bool:

@@ -2,7 +2,8 @@
 
 Records come in two ways. Those of the followed index keys are kept up to date by the DHT machine,
 which says when one is gone. Those that a lookup brought count until they end, and no longer than
-`ASKED_FOR`, because nobody tells us when they are withdrawn.
+`ASKED_FOR`, because nobody tells us when they are withdrawn. An owner renews its records, so the two
+ways may bring one of another age: what was issued last counts, a withdrawal like any other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from quicether.model import Member, NextHop, NodeId, Prefix, UnderlayAddress
 ASKED_FOR: Final = 300.0
 """Seconds for which the answer of a lookup counts."""
 MAX_ASKED: Final = 4096
+MAX_WITHDRAWN: Final = 4096
+"""Withdrawals that are remembered, so that an answer from before does not bring a record back."""
 
 
 class Findings:
@@ -33,26 +36,48 @@ class Findings:
         self._followed: dict[NodeId, dict[bytes, Record]] = {}
         self._asked: OrderedDict[bytes, tuple[float, Record]] = OrderedDict()
         self._asked_of: dict[NodeId, dict[bytes, Record]] = {}
+        self._withdrawn: OrderedDict[bytes, int] = OrderedDict()
 
     def follow(self, record: Record) -> None:
         """Take a record that the DHT machine keeps up to date."""
         self._followed.setdefault(record.owner, {})[record.slot] = record
 
     def unfollow(self, record: Record) -> None:
-        """Drop a record that the DHT machine says is gone, and the same from a lookup."""
+        """Drop a record that the DHT machine no longer keeps up to date."""
         _remove(self._followed, record)
-        asked = self._asked.get(record.slot)
-        if asked is not None and asked[1].issued <= record.issued:
-            self._drop_asked(record.slot)
 
-    def asked(self, record: Record, wall: float) -> None:
-        """Take a record that a lookup brought. wall: seconds since 1970."""
-        if record.slot in self._asked:
-            self._drop_asked(record.slot)
-        self._asked[record.slot] = (min(record.end, wall + ASKED_FOR), record)
-        self._asked_of.setdefault(record.owner, {})[record.slot] = record
+    def withdrawn(self, withdrawal: Record) -> None:
+        """Believe nothing that an owner said of a slot before it took it back.
+
+        Of what is followed the DHT machine tells the end itself.
+        """
+        slot = withdrawal.slot
+        self._withdrawn[slot] = max(withdrawal.issued, self._withdrawn.pop(slot, 0))
+        if len(self._withdrawn) > MAX_WITHDRAWN:
+            self._withdrawn.popitem(last=False)
+        asked = self._asked.get(slot)
+        if asked is not None and asked[1].issued <= withdrawal.issued:
+            self._drop_asked(slot)
+
+    def asked(self, record: Record, wall: float) -> set[NodeId]:
+        """Take a record that a lookup brought, unless a later one is known. Return whose changed.
+
+        wall: seconds since 1970.
+        """
+        slot = record.slot
+        known = self._asked.get(slot)
+        if known is not None and known[1].issued > record.issued:
+            return set()
+        if self._withdrawn.get(slot, -1) >= record.issued:
+            return set()
+        if known is not None:
+            self._drop_asked(slot)
+        self._asked[slot] = (min(record.end, wall + ASKED_FOR), record)
+        self._asked_of.setdefault(record.owner, {})[slot] = record
+        changed = {record.owner}
         if len(self._asked) > MAX_ASKED:
-            self._drop_asked(next(iter(self._asked)))
+            changed.add(self._drop_asked(next(iter(self._asked))).owner)
+        return changed
 
     def expire(self, wall: float) -> set[NodeId]:
         """Drop answers whose time is over; return whose they were."""
@@ -102,8 +127,11 @@ class Findings:
         return (record.content for record in self._records(node))
 
     def _records(self, node: NodeId) -> list[Record]:
-        followed, asked = self._followed.get(node, {}), self._asked_of.get(node, {})
-        return list({**asked, **followed}.values())
+        found = dict(self._followed.get(node, {}))
+        for slot, record in self._asked_of.get(node, {}).items():
+            if slot not in found or found[slot].issued < record.issued:
+                found[slot] = record
+        return list(found.values())
 
     def _drop_asked(self, slot: bytes) -> Record:
         _, record = self._asked.pop(slot)
