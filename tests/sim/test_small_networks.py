@@ -123,6 +123,23 @@ def test_each_change_is_told_once() -> None:
     assert not [e for _, _, e in lab.told if isinstance(e, RecordGone)]
 
 
+def test_a_lookup_tells_what_was_withdrawn() -> None:
+    lab = Lab(5)
+    lab.wait(5)
+    leaver, asker = lab.nodes[0], lab.nodes[4]
+    key = keyspace.subnet_key(NETWORK_ID, lan(0))
+    for each in keyspace.directory_keys(NETWORK_ID):
+        asker.machine.unwatch(each)
+    lab.withdraw(leaver, lan(0))
+    lab.wait(5)
+    number = asker.machine.find(key, lab.network.now)
+    lab.network.settle(asker)
+    lab.wait(5)
+    (done,) = (e for _, _, e in lab.told if isinstance(e, LookupDone) and e.lookup == number)
+    assert done.records == ()
+    assert [each.owner for each in done.withdrawals] == [leaver.member.node_id]
+
+
 def test_a_node_killed_hard_is_gone_when_its_record_ends_and_not_before() -> None:
     lab = Lab(5)
     lab.wait(600.0)

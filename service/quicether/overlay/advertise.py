@@ -64,7 +64,7 @@ def advertisement(
         return Advertisement(tuple(found))
     sentence = (
         f"advertise: {len(found)} records are needed and one node can publish {MAX_CONTENTS}; "
-        "the rest is known to connected peers alone"
+        f"the last {len(found) - MAX_CONTENTS} are known to connected peers alone"
     )
     return Advertisement(tuple(found[:MAX_CONTENTS]), (sentence,))
 
@@ -73,7 +73,7 @@ class Advertiser:
     """Brings what a DHT machine publishes in line with what the node has to say.
 
     What a gateway says of other nodes comes and goes with their connections, so a GW record stays
-    for `GATEWAY_LINGER` after its node was last connected.
+    for `GATEWAY_LINGER` after its node was last connected, unless its place is needed.
     """
 
     def __init__(self, node: DhtNode) -> None:
@@ -81,16 +81,23 @@ class Advertiser:
         self._needed: dict[Content, float] = {}
 
     def publish(self, contents: Iterable[Content], now: float) -> None:
-        """Publish contents and withdraw what is no longer among them. now: monotonic seconds."""
+        """Publish contents and withdraw what is no longer among them.
+
+        contents: at most MAX_CONTENTS, as an `Advertisement` has. now: monotonic seconds.
+        """
         wanted = {(content.kind, content.subject): content for content in contents}
         present = {(content.kind, content.subject): content for content in self._node.published}
         for content in wanted.values():
             self._needed[content] = now
-        for key, content in present.items():
-            if key in wanted:
-                continue
+        idle = [content for key, content in present.items() if key not in wanted]
+        idle.sort(key=lambda content: self._needed.get(content, now), reverse=True)
+        room = MAX_CONTENTS - len(wanted)
+        lingering = 0
+        for content in idle:
             needed = self._needed.get(content, now)
-            if content.kind == GatewayContent.kind and now - needed < GATEWAY_LINGER:
+            is_gateway = content.kind == GatewayContent.kind
+            if is_gateway and now - needed < GATEWAY_LINGER and lingering < room:
+                lingering += 1
                 continue
             self._needed.pop(content, None)
             self._node.withdraw(content, now)
