@@ -6,12 +6,15 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from quicether.config.values import HostPort
-from quicether.dht.contact import Contact
-from quicether.errors import ConfigError, IdentityError, QuicEtherError
+from quicether.dht.contact import MAX_ENDPOINTS, Contact
+from quicether.errors import ConfigError, IdentityError, ProtocolError, QuicEtherError
 from quicether.identity import files
 from quicether.model import NodeId, UnderlayAddress
 from quicether.overlay.outside import locations_of
@@ -61,6 +64,7 @@ class PeerCache:
             await asyncio.to_thread(files.write_file, self._path, data, files.PRIVATE_MODE, owner)
         except IdentityError as error:
             log.warning("the peers are not kept for the next start: %s", error)
+            return
         self._kept = data
 
     def _set_aside(self, error: QuicEtherError) -> None:
@@ -87,22 +91,55 @@ def write_cache(contacts: Iterable[Contact]) -> bytes:
 def read_cache(data: bytes) -> list[Contact]:
     """Return the peers in a cache file. Pure. Raises ConfigError: it is none."""
     try:
-        content = json.loads(data)
-        if content["version"] != VERSION:
-            raise ConfigError(f"peer cache of version {content['version']!r}, not {VERSION}")
-        return [_contact(peer) for peer in content["peers"][:MAX_CACHED]]
-    except ConfigError:
-        raise
-    except (ValueError, TypeError, KeyError, RecursionError, QuicEtherError) as error:
-        raise ConfigError(f"the peer cache is damaged: {error!r}") from None
+        cache = _CacheFile.model_validate_json(data)
+    except ValidationError as error:
+        first: Any = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"the peer cache is damaged: {where}: {first['msg']}") from None
+    try:
+        return [_contact(peer) for peer in cache.peers]
+    except ProtocolError as error:
+        raise ConfigError(f"the peer cache is damaged: {error}") from None
 
 
-def _contact(peer: dict[str, object]) -> Contact:
-    endpoints = peer["endpoints"]
-    if not isinstance(endpoints, list):
-        raise TypeError("endpoints is no list")
-    found = [UnderlayAddress.of_socket((str(host), int(port))) for host, port in endpoints]
-    return Contact.unpack(Contact.of(NodeId.parse(str(peer["node"])), *found).wire)
+def _contact(peer: _CachedPeer) -> Contact:
+    endpoints = (UnderlayAddress.of_socket(endpoint) for endpoint in peer.endpoints)
+    # Unpacked, because that judges endpoints as those that a peer sent.
+    return Contact.unpack(Contact.of(peer.node, *endpoints).wire)
+
+
+def _host(value: object) -> str:
+    return str(ip_address(str(value)))
+
+
+_Host = Annotated[str, BeforeValidator(_host)]
+
+
+def _node_id(value: object) -> NodeId:
+    try:
+        return NodeId.parse(str(value))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+_Checked = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
+
+
+class _CachedPeer(BaseModel):
+    model_config = _Checked
+
+    node: Annotated[NodeId, BeforeValidator(_node_id)]
+    endpoints: Annotated[
+        tuple[tuple[_Host, Annotated[int, Field(strict=True, ge=1, le=0xFFFF)]], ...],
+        Field(min_length=1, max_length=MAX_ENDPOINTS),
+    ]
+
+
+class _CacheFile(BaseModel):
+    model_config = _Checked
+
+    version: Literal[1]
+    peers: Annotated[tuple[_CachedPeer, ...], Field(max_length=MAX_CACHED)]
 
 
 class Bootstrap:
