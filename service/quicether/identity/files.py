@@ -180,19 +180,26 @@ def _read(path: Path, what: str, limit: int, private_to: Collection[int]) -> byt
         raise
     except OSError as error:
         raise IdentityError(f"cannot read {what} {path}: {error.strerror}") from error
-    with os.fdopen(file, "rb") as stream:
-        status = os.fstat(stream.fileno())
+    try:
+        status = os.fstat(file)
+        # Before it becomes a stream, which Python refuses to make of a folder.
         if not stat.S_ISREG(status.st_mode):
-            raise IdentityError(f"{what} {path} is not a plain file")
+            raise IdentityError(f"{what} {path} is {_kind(status)}, not a plain file")
         if private_to:
             _refuse_exposed(path, what, status, private_to)
-        try:
+        with os.fdopen(file, "rb", closefd=False) as stream:
             data = stream.read(limit + 1)
-        except OSError as error:
-            raise IdentityError(f"cannot read {what} {path}: {error.strerror}") from error
+    except OSError as error:
+        raise IdentityError(f"cannot read {what} {path}: {error.strerror}") from error
+    finally:
+        os.close(file)
     if len(data) > limit:
         raise IdentityError(f"{what} {path} is larger than {limit} bytes")
     return data
+
+
+def _kind(status: os.stat_result) -> str:
+    return "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
 
 
 def _refuse_exposed(

@@ -171,6 +171,11 @@ def test_bad_bundle_is_refused(run: Run, tmp_path: Path, content: bytes | None, 
         run("laptop", "network", "install", "home", "l.pem")
 
 
+def test_folder_for_a_bundle_is_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match=f"bundle {tmp_path} is a folder, not a plain file"):
+        run("laptop", "network", "install", "home", str(tmp_path))
+
+
 def test_bundle_of_one_certificate_is_refused(run: Run) -> None:
     run("home", "network", "create", "home", "--authority-only")
     with pytest.raises(IdentityError, match="holds 1 certificates"):
