@@ -261,6 +261,12 @@ class Settings(_Section):
             yield f"netns: {network.netns} needs link = netlink, but link is {network.link}"
 
     def _route_problems(self) -> Iterable[str]:
+        own = len(self.network.advertise_subnets) + len(self.network.tun_addr)
+        if own > values.MAX_ANNOUNCED:
+            yield (
+                f"advertise-subnets: {own} prefixes, with those of tun-addr, are too many to "
+                f"announce; at most {values.MAX_ANNOUNCED} are possible, so sum some up in larger"
+            )
         seen: dict[Prefix, str] = {}
         for route in self.overlay.static_routes:
             if route.prefix in self.network.advertise_subnets:

@@ -24,6 +24,8 @@ MAX_TEXT: Final = 16 * 1024
 """Longest text of one value, in characters."""
 MAX_ITEMS: Final = 1024
 """Most entries of one list."""
+MAX_ANNOUNCED: Final = 1000
+"""Most prefixes that a node owns beside its certificate's addresses: what one Announce carries."""
 MAX_TUNNEL: Final = 64
 """Longest name of a tunnel, in characters."""
 MIN_MTU: Final = 576

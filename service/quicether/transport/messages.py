@@ -36,10 +36,13 @@ OLDEST_VERSION: Final = 1
 
 MAX_RPC: Final = 65_536
 """Largest body of a request or of its answer, in bytes."""
-MAX_MESSAGE: Final = 32_768
-"""Largest control message, in bytes, its length prefix not counted."""
 MAX_PREFIXES: Final = 1024
-"""Most prefixes in one message."""
+"""Most prefixes in one list of a message."""
+MAX_MESSAGE: Final = 40_960
+"""Largest control message, in bytes, its length prefix not counted.
+
+Two full lists of IPv6 prefixes, of 18 bytes each, and all else that a Hello can say.
+"""
 MAX_DEPTH: Final = 4
 """Deepest nesting of CBOR containers in a message."""
 

@@ -144,6 +144,14 @@ def test_options_override_what_is_stored_and_leave_the_rest() -> None:
             "(like 192.168.1.0/24 or fd12:3456::/48)",
         ),
         (
+            {
+                "advertise-subnets": " ".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(990)),
+                "tun-addr": " ".join(f"100.64.0.{n}" for n in range(1, 12)),
+            },
+            "advertise-subnets: 1001 prefixes, with those of tun-addr, are too many to announce; "
+            "at most 1000 are possible, so sum some up in larger",
+        ),
+        (
             {"advertise-subnets": "127.0.0.0/8"},
             "advertise-subnets: 127.0.0.0/8 is loopback and is never routed",
         ),

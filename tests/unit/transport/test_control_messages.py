@@ -7,8 +7,11 @@ from ipaddress import IPv4Network, IPv6Network
 import pytest
 
 from quicether import cbor
+from quicether.config.values import MAX_ANNOUNCED
 from quicether.errors import ProtocolError
 from quicether.model import NodeId, UnderlayAddress
+from quicether.overlay.gateways import MAX_OFFERS
+from quicether.transport import messages
 from quicether.transport.messages import (
     MAX_MESSAGE,
     MAX_PREFIXES,
@@ -107,16 +110,40 @@ def test_what_is_wrong_is_named(content: object, names: str) -> None:
         decode(cbor.encode(content))
 
 
-def test_a_message_that_is_too_large_is_neither_said_nor_waited_for() -> None:
+def test_a_message_that_is_too_large_is_neither_said_nor_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ProtocolError, match="at most"):
         MessageReader().feed((MAX_MESSAGE + 1).to_bytes(2, "big"))
-    largest = Announce(
-        prefixes=tuple(IPv6Network((n << 64, 64)) for n in range(MAX_PREFIXES)),
-        forwards=tuple(IPv6Network((n << 64, 64)) for n in range(MAX_PREFIXES)),
-    )
-    with pytest.raises(ProtocolError, match="at most"):
-        encode(largest)
-    assert len(encode(Announce(prefixes=largest.prefixes))) <= MAX_MESSAGE
+    monkeypatch.setattr(messages, "MAX_MESSAGE", 100)
+    with pytest.raises(ProtocolError, match="at most 100"):
+        encode(Announce(prefixes=tuple(IPv6Network((n << 64, 64)) for n in range(6))))
+
+
+def test_all_that_settings_and_a_gateway_can_announce_fits_into_one_message() -> None:
+    """More than that raised an error that nobody expected; settings now refuse it."""
+    own = tuple(IPv6Network((n << 64, 64)) for n in range(MAX_ANNOUNCED))
+    offers = tuple(IPv6Network(((n + 5000) << 64, 64)) for n in range(MAX_OFFERS))
+    for message in (
+        Announce(prefixes=own, forwards=offers),
+        Hello(
+            node_id=NODE,
+            name="n" * 63,
+            version=65_535,
+            oldest=65_535,
+            mtu=65_535,
+            prefixes=own,
+            forwards=offers,
+            capabilities=tuple(f"{n:032}" for n in range(32)),
+            listen_port=65_535,
+            instance=bytes(16),
+        ),
+    ):
+        data = encode(message)
+        assert MessageReader().feed(data) == [message]
+    # The wire has room for what a later version may announce.
+    full = tuple(IPv6Network((n << 64, 64)) for n in range(MAX_PREFIXES))
+    assert encode(Announce(prefixes=full, forwards=full))
 
 
 def test_versions_overlap_or_do_not() -> None:
