@@ -66,6 +66,7 @@ class FakeConnection:
         self.max_packet = FAKE_MAX_PACKET
         self.rtt: float | None = FAKE_RTT
         self.carried_at: float | None = None
+        self.carried = (0, 0)
         self.unanswered = 0.0
         self.hello: Hello = Hello(node_id=peer.node_id, name=peer.name)
         self.other: FakeConnection
@@ -82,6 +83,9 @@ class FakeConnection:
         self.sent += fitting
         if fitting:
             self.carried_at = self.other.carried_at = asyncio.get_running_loop().time()
+            size = sum(map(len, fitting))
+            self.carried = (self.carried[0] + size, self.carried[1])
+            self.other.carried = (self.other.carried[0], self.other.carried[1] + size)
             self._deliver(lambda far: far.endpoint.events.packets(far, fitting))
 
     def send_message(self, message: Message) -> None:

@@ -34,9 +34,15 @@ class FakeAudit:
         self.connections.append(f"{member.name} came")
 
     def disconnected(
-        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
+        self,
+        member: Member,
+        remote: UnderlayAddress,
+        reason: str,
+        duration: float,
+        carried: tuple[int, int],
     ) -> None:
-        self.connections.append(f"{member.name} went")
+        sent, received = carried
+        self.connections.append(f"{member.name} went after {sent} and {received} bytes")
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         self.errors.append(error)

@@ -249,7 +249,9 @@ class Mesh:
         if self.peers.disconnected(connection, UnreachableError(reason), now):
             log.info("peer %s (%s) lost: %s", member.name, member.node_id, reason)
             duration = 0.0 if since is None else now - since
-            self._audit.disconnected(member, connection.remote, reason, duration)
+            self._audit.disconnected(
+                member, connection.remote, reason, duration, connection.carried
+            )
             self._prober.down(member.node_id)
         self.dialer.wake()
         self._mark()

@@ -19,9 +19,17 @@ class AuditEvents(Protocol):
         """A peer proved who it is."""
 
     def disconnected(
-        self, member: Member, remote: UnderlayAddress, reason: str, duration: float
+        self,
+        member: Member,
+        remote: UnderlayAddress,
+        reason: str,
+        duration: float,
+        carried: tuple[int, int],
     ) -> None:
-        """A peer that had connected has no connection left, after duration seconds."""
+        """A peer that had connected has no connection left, after duration seconds.
+
+        carried: bytes of IP packets that its last connection sent, and received.
+        """
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:
         """A peer was turned away."""

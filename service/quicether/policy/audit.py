@@ -110,18 +110,20 @@ class Audit:
         remote: UnderlayAddress,
         reason: str,
         duration: float,
-        sent: int | None = None,
-        received: int | None = None,
+        carried: tuple[int, int],
     ) -> None:
-        """A connection ended after duration seconds. sent, received: bytes of packets."""
+        """A peer's connections ended after duration seconds.
+
+        carried: bytes of IP packets that the last one sent, and received.
+        """
         fields = {
             **_side("src", member),
             "remote": str(remote),
             "reason": _clean(reason),
             "duration_ms": round(duration * 1000),
+            "bytes_sent": carried[0],
+            "bytes_recv": carried[1],
         }
-        if sent is not None and received is not None:
-            fields |= {"bytes_sent": sent, "bytes_recv": received}
         self._record(AuditKind.DISCONNECTED, fields)
 
     def refused(self, remote: UnderlayAddress, error: QuicEtherError) -> None:

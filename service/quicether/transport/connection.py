@@ -101,6 +101,7 @@ class AioquicConnection:
         self._reader = MessageReader()
         self._requests = Requests(session, self._serve, node.counters)
         self._carried_at: float | None = None
+        self._sent_bytes = self._received_bytes = 0
 
     # -- endpoint.Connection -----------------------------------------------------------------
 
@@ -148,10 +149,16 @@ class AioquicConnection:
         """When IP packets last went over the connection; see `endpoint.Connection`."""
         return self._carried_at
 
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes of the IP packets that were sent, and received; see `endpoint.Connection`."""
+        return self._sent_bytes, self._received_bytes
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets; see `endpoint.Connection`."""
         if self._state is State.OPEN:
             now = self._carried_at = self._node.clock()
+            self._sent_bytes += sum(map(len, packets))
             self._session.send_packets(packets, now)
         else:
             self._node.counters.drop(DropReason.UNREACHABLE, len(packets))
@@ -225,6 +232,7 @@ class AioquicConnection:
         if self._state is not State.OPEN:
             return False
         self._carried_at = self._node.clock()
+        self._received_bytes += sum(map(len, packets))
         self._node.events.packets(self, packets)
         return True
 

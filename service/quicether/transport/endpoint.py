@@ -75,6 +75,10 @@ class Connection(Protocol):
     def carried_at(self) -> float | None:
         """When IP packets last went over it, either way, in monotonic seconds; None: never."""
 
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes of the IP packets that were sent over it, and that were received."""
+
     def send_packets(self, packets: Sequence[bytes]) -> None:
         """Queue IP packets, each at most `max_packet` bytes, as DATAGRAM frames.
 

@@ -121,12 +121,14 @@ def test_both_connecting_at_once_end_in_one_connection() -> None:
 def test_the_prefixes_of_a_lost_peer_stay_and_count_as_unreachable() -> None:
     async def scene(a: Node, b: Node) -> None:
         await join(a, b)
+        a.device.feed(ipv4("100.64.0.1", "192.168.1.9", b"ask"))
+        await until(lambda: b.device.written)
         a.endpoint.underlay.cut(a.address, b.address)
         await until(lambda: not a.reaches(b))
         assert a.hop("192.168.1.9") == NextHop.to_node(b.member.node_id)
         (target,) = a.mesh.peers.targets()
         assert a.mesh.peers.state(target) is PeerState.UNREACHABLE
-        assert a.audit.connections == ["node2 came", "node2 went"]
+        assert a.audit.connections == ["node2 came", "node2 went after 23 and 0 bytes"]
 
     play(scene)
 

@@ -63,7 +63,7 @@ def test_a_connection_is_recorded(trail: Trail) -> None:
 
 
 def test_the_end_of_a_connection_is_recorded_with_bytes_and_duration(trail: Trail) -> None:
-    trail.audit.disconnected(LAPTOP, REMOTE, "idle", 1.25, sent=10, received=20)
+    trail.audit.disconnected(LAPTOP, REMOTE, "idle", 1.25, (10, 20))
     record = trail.only()
     assert (record["duration_ms"], record["bytes_sent"], record["bytes_recv"]) == (1250, 10, 20)
 

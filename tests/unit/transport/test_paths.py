@@ -65,7 +65,7 @@ def test_messages_and_requests_survive_loss_and_reordering(seed: int) -> None:
 
 def test_packets_pass_a_lossy_path_once_and_whole() -> None:
     async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
-        ours, _ = await join_through(client, server, relay)
+        ours, theirs = await join_through(client, server, relay)
         numbers = count()
         sent: set[bytes] = set()
         while len(sent) < 2000:
@@ -77,6 +77,8 @@ def test_packets_pass_a_lossy_path_once_and_whole() -> None:
         got = server.events.received
         assert len(set(got)) == len(got)
         assert set(got) <= sent
+        assert ours.carried == (200 * len(sent), 0)
+        assert theirs.carried == (0, 200 * len(got))
 
     run_with_relay(test, loss=0.01, reorder=0.05)
 
