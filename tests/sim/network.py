@@ -18,6 +18,8 @@ from quicether.dht.events import BootstrapWanted, Event, SendRequest
 from quicether.dht.node import DhtNode
 from quicether.errors import ProtocolError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
+from quicether.overlay.pool import IDLE, MAX_POOLED
+from quicether.transport.liveness import KEEPALIVE
 from support.fake_records import FakeSeals, FakeSigner
 
 WALL_OFFSET = 1_700_000_000.0
@@ -29,6 +31,8 @@ PACKET_PAYLOAD = 1140
 ACK_PACKET = 61
 HANDSHAKE_BYTES = 5200
 """A QUIC handshake with certificates on both sides, both directions, headers included."""
+KEEPALIVE_BYTES = 120
+"""A PING and its acknowledgement, headers included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +41,24 @@ class Conditions:
 
     latency: least and greatest one-way delay in seconds. loss: share of messages that are lost
     once and sent again by QUIC, which delays them. pool: connections that a node keeps open.
+    idle: seconds without a question after which one is closed. keepalive: seconds of silence
+    between two keepalives, None where idle connections are left to themselves.
     """
 
     latency: tuple[float, float] = (0.005, 0.120)
     loss: float = 0.01
     retransmit: float = 0.25
-    pool: int = 64
+    pool: int = MAX_POOLED
+    idle: float = IDLE
+    keepalive: float | None = KEEPALIVE
 
 
 class SimNode:
     """One machine and its place in the network.
 
     side: nodes on different sides of a partition do not reach each other. observer: its requests
-    are not counted as background traffic.
+    are not counted as background traffic. sent, received: bytes of questions and answers. upkeep:
+    bytes of handshakes and keepalives, both ways. pool: when each open connection was last used.
     """
 
     __slots__ = (
@@ -64,6 +73,7 @@ class SimNode:
         "received",
         "sent",
         "side",
+        "upkeep",
         "wake_at",
     )
 
@@ -78,8 +88,9 @@ class SimNode:
         self.sent = 0
         self.received = 0
         self.handshakes = 0
+        self.upkeep = 0.0
         self.wake_at = float("inf")
-        self.pool: OrderedDict[int, None] = OrderedDict()
+        self.pool: OrderedDict[int, float] = OrderedDict()
 
     def join(self, network: Network) -> None:
         """Take note of the network. Liars look around in it."""
@@ -213,21 +224,42 @@ class Network:
             self.at(self.now + event.timeout, self._failed, node, event.call)
             return
         delay = self._delay(node, other)
-        if event.contact.key not in node.pool and node.contact.key not in other.pool:
+        if self._use(node, other):
             delay += 2 * self._delay(node, other)
-            if not node.observer:
-                node.handshakes += 1
-                other.handshakes += 1
-        self._pooled(node, event.contact.key)
-        self._pooled(other, node.contact.key)
         self._account(node, other, len(event.body), node.observer)
         self.at(self.now + delay, self._arrive, node, other, event)
 
-    def _pooled(self, node: SimNode, key: int) -> None:
-        node.pool[key] = None
-        node.pool.move_to_end(key)
-        if len(node.pool) > self.conditions.pool:
-            node.pool.popitem(last=False)
+    def _use(self, node: SimNode, other: SimNode) -> bool:
+        """Use the connection of two nodes; return whether it had to be opened."""
+        near, far = node.contact.key, other.contact.key
+        last = node.pool.get(far)
+        idle = self.conditions.idle
+        is_new = last is None or self.now - last > idle or near not in other.pool
+        for one, key in ((node, far), (other, near)):
+            self._keep(one, key)
+            one.pool[key] = self.now
+            one.pool.move_to_end(key)
+            if len(one.pool) > self.conditions.pool:
+                self._keep(one, next(iter(one.pool)))
+            if is_new and not node.observer:
+                one.handshakes += 1
+                one.upkeep += HANDSHAKE_BYTES
+        return is_new
+
+    def _keep(self, node: SimNode, key: int) -> None:
+        """Take a connection out of a node's pool and account for what kept it alive till now."""
+        last = node.pool.pop(key, None)
+        if last is not None and self.conditions.keepalive is not None:
+            kept = min(self.now - last, self.conditions.idle)
+            node.upkeep += kept / self.conditions.keepalive * KEEPALIVE_BYTES
+
+    def account_upkeep(self, node: SimNode) -> None:
+        """Account for what keeps a node's open connections alive, up to now."""
+        for key in list(node.pool):
+            last = node.pool[key]
+            self._keep(node, key)
+            if self.now - last <= self.conditions.idle:
+                node.pool[key] = self.now
 
     def _account(self, sender: SimNode, receiver: SimNode, size: int, free: bool) -> None:
         if not free:

@@ -9,12 +9,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from sim.report import Report, percentile
+from sim.settled import Growth
 
 mpl.use("agg")
 
 
-def draw(reports: Sequence[Report], path: Path) -> None:
-    """Write a PNG with one line for each report."""
+def draw(reports: Sequence[Report], path: Path, settled: Sequence[Growth] = ()) -> None:
+    """Write a PNG with one line for each report, and the growth of settled networks."""
     figure = Figure(figsize=(11, 10), layout="constrained")
     hops, success, stale, growth = figure.subplots(2, 2).flat
     for report in reports:
@@ -28,6 +29,10 @@ def draw(reports: Sequence[Report], path: Path) -> None:
     for percent, name in ((50, "median"), (99, "99th percentile")):
         values = [percentile(report.all("hops"), percent) for report in reports]
         growth.plot(sizes, values, marker="o", label=name)
+        if settled:
+            at_size = [each.nodes for each in settled]
+            values = [percentile(each.hops, percent) for each in settled]
+            growth.plot(at_size, values, linestyle="--", label=f"{name}, settled")
     growth.set_xscale("log")
     hops.set(title="Mean hops to the first value", xlabel="minutes", ylabel="hops", ylim=(0, None))
     success.set(title="Lookups of live records that succeed", xlabel="minutes", ylabel="%")
@@ -35,7 +40,8 @@ def draw(reports: Sequence[Report], path: Path) -> None:
     growth.set(title="Hops by size of the network", xlabel="nodes", ylabel="hops", ylim=(0, None))
     for axes in (hops, success, stale, growth):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.has_data():
+            axes.legend()
     figure.savefig(path, dpi=110)
 
 

@@ -45,9 +45,10 @@ class Bin:
 class Report:
     """All that was measured in one simulation.
 
-    idle_bits: bits a second, sent and received together with all headers, mean over the nodes
-    that were up all the time; _plain: of those that follow no index. handshakes: new connections
-    a node and hour, with `Conditions.pool` connections kept; their bytes are not in idle_bits.
+    idle_bits: bits a second of questions and answers, sent and received together with all headers,
+    mean over the nodes that were up all the time; _plain: of those that follow no index.
+    upkeep_bits: the same of handshakes and keepalives. handshakes: new connections a node and
+    hour. connections: open at the end.
     appeared, vanished: seconds from advertising or withdrawing a prefix to each watcher's event.
     """
 
@@ -56,6 +57,8 @@ class Report:
     idle_bits: float = 0.0
     idle_bits_p99: float = 0.0
     idle_bits_plain: float = 0.0
+    upkeep_bits: float = 0.0
+    connections: float = 0.0
     handshakes: float = 0.0
     contacts: float = 0.0
     values: float = 0.0
@@ -101,6 +104,8 @@ class Report:
             "idle bit/s": round(self.idle_bits),
             "idle bit/s p99": round(self.idle_bits_p99),
             "idle bit/s, no routes=auto": round(self.idle_bits_plain),
+            "upkeep bit/s": round(self.upkeep_bits),
+            "connections": round(self.connections, 1),
             "handshakes/h": round(self.handshakes, 1),
             "contacts": round(self.contacts),
             "values kept": round(self.values),

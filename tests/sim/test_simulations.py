@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sim.plot import draw
-from sim.report import Report
+from sim.report import Report, percentile
 from sim.scenario import Scenario, Simulation
+from sim.settled import SettledNetwork
 
 pytestmark = pytest.mark.timeout(600)  # Virtual time is fast only where the machine is free.
 
@@ -57,6 +58,13 @@ def test_a_partition_that_heals_leaves_no_prefix_unknown() -> None:
     )
     shares = [b.directory for b in play(scenario).bins if b.directory is not None]
     assert shares[-1] == 1.0
+
+
+def test_lookups_stay_short_in_a_network_of_a_hundred_thousand() -> None:
+    growth = SettledNetwork(100_000, gone=0.05).measure(200)
+    assert len(growth.hops) == 200
+    assert percentile(growth.hops, 50) <= 4
+    assert percentile(growth.hops, 99) <= 7
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

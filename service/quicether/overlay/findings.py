@@ -2,8 +2,8 @@
 
 Records come in two ways. Those of the followed index keys are kept up to date by the DHT machine,
 which says when one is gone. Those that a lookup brought count until they end, and no longer than
-`ASKED_FOR`, because nobody tells us when they are withdrawn. An owner renews its records, so the two
-ways may bring one of another age: what was issued last counts, a withdrawal like any other.
+`ASKED_FOR`, because nobody tells us when they are withdrawn. An owner renews its records, so the
+two ways may bring one of another age: what was issued last counts, a withdrawal like any other.
 """
 
 from __future__ import annotations
