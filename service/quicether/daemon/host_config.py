@@ -12,7 +12,7 @@ from quicether.config.settings import Settings
 from quicether.host.desired import Dns, FullTunnel, HostConfig
 from quicether.host.underlay import Underlay
 from quicether.model import DEFAULT_DEVICE, Address, Interface, Member, Prefix
-from quicether.overlay.desired import RouteChoice, host_routes
+from quicether.overlay.desired import RouteChoice
 from quicether.overlay.mesh import Mesh
 
 UNDERLAY_MARK: Final = 0x5145
@@ -42,7 +42,8 @@ def host_config(
     peers = [connection.remote.ip for connection in mesh.peers.connections().values()]
     ways = (*peers, *_named(settings))
     ranges = _ranges(network.tun_name, mesh.outside.ranges)
-    found = host_routes(mesh.routes.best(), choice, underlay.connected, ways, ranges)
+    mesh.routes.for_host.use(choice, underlay.connected, ways, ranges)
+    found = mesh.routes.for_host.routes()
     full = None
     if settings.full_tunnel:
         full = FullTunnel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
@@ -62,8 +63,12 @@ class Naming:
         if not self.addresses:
             return wanted
         config, refusals = wanted.config, wanted.refusals
-        prefixes = {*config.prefixes, *map(host_prefix, self.addresses)}
-        config = replace(config, prefixes=tuple(sorted(prefixes, key=order)))
+        prefixes = list(config.prefixes)
+        for prefix in map(host_prefix, self.addresses):
+            place = bisect_left(prefixes, order(prefix), key=order)
+            if prefixes[place : place + 1] != [prefix]:
+                prefixes.insert(place, prefix)
+        config = replace(config, prefixes=tuple(prefixes))
         obstacle = self._obstacle(config)
         if obstacle is None:
             config = replace(config, dns=Dns(self.addresses, self.domains))

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Final
 
 from quicether.model import Member, NodeId, Prefix
+from quicether.overlay.routes import OverlayRoutes
 
 EVERY_NODE: Final = "*"
 MAX_OFFERS: Final = 1000
@@ -103,6 +104,34 @@ def offers(
         MappingProxyType(_by_prefix(forwards, nodes)),
         tuple(sorted(refusals)[:_MAX_REFUSALS]),
     )
+
+
+class Offering:
+    """Keeps what this node offers, and thinks it over only where something of it changed."""
+
+    def __init__(self, me: Member, routes: OverlayRoutes) -> None:
+        """routes: what says which prefixes a peer owns."""
+        self._me = me
+        self._routes = routes
+        self._basis: object = None
+        self._offers = NOTHING
+
+    def look(
+        self, forwarding: Forwarding | None, lan: tuple[Prefix, ...], reached: tuple[Member, ...]
+    ) -> Offers:
+        """Return what can be forwarded now.
+
+        forwarding: None for a node that is no gateway. reached: peers that answer directly. The
+        same object comes back while nothing is different.
+        """
+        basis = (self._routes.version, forwarding, lan, reached)
+        if basis != self._basis:
+            self._basis = basis
+            self._offers = NOTHING
+            if forwarding is not None:
+                owned = {member: self._routes.owned_by(member.node_id) for member in reached}
+                self._offers = offers(self._me, forwarding, lan, owned)
+        return self._offers
 
 
 def _by_prefix(

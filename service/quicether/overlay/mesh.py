@@ -20,9 +20,8 @@ from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import PacketPolicy, Snapshot
 from quicether.errors import ProtocolError, QuicEtherError, UnreachableError
 from quicether.model import MIN_IPV6_MTU, Member, NodeId, Prefix, UnderlayAddress
-from quicether.overlay import gateways
 from quicether.overlay.dialer import Dialer
-from quicether.overlay.gateways import Forwarding
+from quicether.overlay.gateways import NOTHING, Forwarding, Offering
 from quicether.overlay.neighbours import AuditEvents, Discovery, RpcService
 from quicether.overlay.outside import Outside
 from quicether.overlay.peers import PeerTable, TargetKind
@@ -75,7 +74,8 @@ class Mesh:
         self.dialer = Dialer(self.peers, endpoint, clock, self._mark, self.outside)
         self._forwarder: Forwarder | None = None
         self._policy: PacketPolicy | None = None
-        self.offers = gateways.NOTHING
+        self._offering = Offering(me, routes)
+        self.offers = NOTHING
         self._owned: tuple[Prefix, ...] = ()
         self._lan: tuple[Prefix, ...] = ()
         self._forwarding: Forwarding | None = None
@@ -345,14 +345,9 @@ class Mesh:
 
     def _offer(self, *, differs: bool = False) -> None:
         """Find out what a gateway can forward now, and tell every peer what is new."""
-        found = gateways.NOTHING
-        if self._forwarding is not None:
-            connected = {
-                connection.member: self.routes.owned_by(node)
-                for node, connection in self.peers.connections().items()
-                if self._prober.answers(node)
-            }
-            found = gateways.offers(self.me, self._forwarding, self._lan, connected)
+        peers, answers = self.peers.connections(), self._prober.answers
+        reached = tuple(peer.member for node, peer in peers.items() if answers(node))
+        found = self._offering.look(self._forwarding, self._lan, reached)
         differs |= found.forwards != self.offers.forwards
         self.offers = found
         self.routes.serve((*self._owned, *found.local))
@@ -360,7 +355,7 @@ class Mesh:
             announce = Announce(prefixes=self._owned, forwards=found.forwards)
             if self.discovery is not None:
                 self.discovery.advertise(self._owned, found)
-            for connection in self.peers.connections().values():
+            for connection in peers.values():
                 self._say(connection, announce)
 
     def _learn(

@@ -23,19 +23,22 @@ class Outside:
 
     def __init__(self, me: Member) -> None:
         self.ranges: Final = overlay_ranges(me)
-        self._routed: frozenset[Prefix] = frozenset(self.ranges)
+        self._given: tuple[Prefix, ...] | None = None
+        self._routed: frozenset[Prefix] = frozenset()
         self._lengths: dict[int, tuple[int, ...]] = {}
         self.route(())
 
     def route(self, prefixes: Iterable[Prefix]) -> None:
         """Take what the OS routes to the device, in place of earlier."""
-        routed = frozenset((*self.ranges, *prefixes))
-        if routed != self._routed or not self._lengths:
-            self._routed = routed
-            self._lengths = {
-                version: tuple({p.prefixlen for p in routed if p.version == version})
-                for version in (4, 6)
-            }
+        prefixes = tuple(prefixes)
+        if prefixes == self._given:
+            return
+        self._given = prefixes
+        self._routed = frozenset((*self.ranges, *prefixes))
+        self._lengths = {
+            version: tuple({p.prefixlen for p in self._routed if p.version == version})
+            for version in (4, 6)
+        }
 
     def holds(self, address: Address) -> bool:
         """Tell whether a peer can be spoken to at an address."""

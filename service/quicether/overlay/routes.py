@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Final
 
 from quicether.dataplane.snapshot import Link, PacketPolicy, Service, Snapshot
 from quicether.errors import ConfigError
@@ -22,6 +23,7 @@ from quicether.model import (
     host_prefix,
 )
 from quicether.overlay.candidates import candidates
+from quicether.overlay.desired import HostRouteSelection
 from quicether.overlay.outside import overlay_ranges
 from quicether.routing.fib import FibView, ForwardingTable, Owners
 from quicether.routing.table import RouteChange, RoutingTable
@@ -45,6 +47,8 @@ class OverlayRoutes:
         self._table = RoutingTable()
         # A member that is not known yet is looked up, whatever everything else goes to.
         self._fib = ForwardingTable(overlay_ranges(me))
+        self.for_host: Final = HostRouteSelection()
+        """What of these routes the OS is to have."""
         self._members: dict[NodeId, Member] = {}
         self._owners: Owners | None = None
         self._served: dict[NodeId, frozenset[Prefix]] = {}
@@ -158,22 +162,13 @@ class OverlayRoutes:
         names = ", ".join(f"{member.name} ({member.node_id.short})" for member in found[:4])
         raise ConfigError(f"node {reference!r} may be any of {names}; write more of its id")
 
-    def best(self) -> dict[Prefix, NextHop]:
-        """Return the next hop in force for every prefix."""
-        return {route.prefix: route.next_hop for route in self._table}
-
     def best_routes(self) -> list[Route]:
         """Return the route in force for every prefix, in no order."""
         return list(self._table)
 
-    def owned_by(self, node: NodeId) -> list[Prefix]:
+    def owned_by(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix that node is known to own, its own addresses included."""
-        hop = NextHop.to_node(node)
-        return [
-            prefix
-            for prefix in self._table.prefixes_of(node)
-            if any(route.next_hop == hop for route in self._table.candidates(prefix))
-        ]
+        return self._table.prefixes_over(NextHop.to_node(node))
 
     def is_exit(self, node: NodeId, version: int) -> bool:
         """Tell whether a member offers to forward to the internet by that IP version."""
@@ -202,6 +197,11 @@ class OverlayRoutes:
     def default_gateway(self) -> NodeId | None:
         """The node that gets what no prefix matches, once it is known."""
         return self._fib.default_gateway
+
+    @property
+    def version(self) -> int:
+        """Another number whenever a candidate came or went."""
+        return self._table.version
 
     @property
     def kinds(self) -> Mapping[NextHopKind, int]:
@@ -253,4 +253,8 @@ class OverlayRoutes:
         return served
 
     def _apply(self, changes: Iterable[RouteChange | None]) -> None:
-        self._fib.apply(change for change in changes if change is not None)
+        for change in changes:
+            if change is not None:
+                self._fib.apply((change,))
+                next_hop = None if change.new is None else change.new.next_hop
+                self.for_host.turn(change.prefix, next_hop)

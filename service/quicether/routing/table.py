@@ -81,12 +81,14 @@ class RoutingTable:
     and goes for nothing.
 
     refused: candidates that were turned away or pushed out because a bound was reached.
+    version: another number whenever a candidate came or went.
     """
 
     def __init__(
         self, max_prefixes: int = MAX_PREFIXES, max_candidates: int = MAX_CANDIDATES
     ) -> None:
         self.refused = 0
+        self.version = 0
         self._max_prefixes = max_prefixes
         self._max_candidates = max_candidates
         self._candidates: dict[Prefix, _Candidates] = {}
@@ -179,7 +181,12 @@ class RoutingTable:
 
     def prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix for which node is a candidate, as owner or as gateway."""
-        return frozenset(prefix for origin in self._origins_of(node) for prefix in origin.prefixes)
+        return frozenset().union(*(origin.prefixes for origin in self._origins_of(node)))
+
+    def prefixes_over(self, next_hop: NextHop) -> frozenset[Prefix]:
+        """Return every prefix for which next_hop is a candidate, on whosever word."""
+        found = (self._origins.get((next_hop, source)) for source in RouteSource)
+        return frozenset().union(*(origin.prefixes for origin in found if origin is not None))
 
     def __iter__(self) -> Iterator[Route]:
         """Iterate over the best route of each prefix, in no order."""
@@ -204,9 +211,12 @@ class RoutingTable:
         return tuple(each for each in candidates if each is not lowest)
 
     def _origins_of(self, node: NodeId) -> list[_Origin]:
-        return [each for each in self._origins.values() if each.next_hop.node == node]
+        hops = (NextHop.to_node(node), NextHop.via_gateway(node))
+        found = (self._origins.get((hop, source)) for hop in hops for source in RouteSource)
+        return [origin for origin in found if origin is not None]
 
     def _set(self, prefix: Prefix, before: _Candidates, after: _Candidates) -> RouteChange | None:
+        self.version += 1
         best, owner = self._standing(prefix)
         for origin in before:
             if origin not in after:

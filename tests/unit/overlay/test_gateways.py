@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from ipaddress import ip_network
 
 from quicether.model import Member, Prefix
-from quicether.overlay.gateways import MAX_OFFERS, NOTHING, Forwarding, Offers, offers
+from quicether.overlay.gateways import MAX_OFFERS, NOTHING, Forwarding, Offering, Offers, offers
+from quicether.overlay.routes import OverlayRoutes
 from support.fake_overlay import member
 
 OVERLAY = ("100.64.0.0/10", "fd00::/8")
@@ -106,3 +107,21 @@ def test_offers_are_bounded_and_what_is_left_out_is_said() -> None:
     found = offers(CLOUD, Forwarding((), ("*",)), (), {each: each.host_prefixes for each in many})
     assert len(found.forwards) == MAX_OFFERS
     assert f"{MAX_OFFERS} are announced" in found.refusals[0]
+
+
+def test_offers_are_thought_over_when_something_of_them_changed_and_only_then() -> None:
+    routes = OverlayRoutes(CLOUD)
+    offering = Offering(CLOUD, routes)
+    forwarding = Forwarding(networks("192.168.0.0/16"))
+
+    def look() -> Offers:
+        return offering.look(forwarding, (), (HOME,))
+
+    routes.announced(HOME, HOME.host_prefixes, ())
+    before = look()
+    routes.reachable(HOME.node_id, reachable=True, rtt=0.01)
+    assert look() is before
+    routes.announced(HOME, (*HOME.host_prefixes, *networks("192.168.1.0/24")), ())
+    after = look()
+    assert set(after.forwards) - set(before.forwards) == {*networks("192.168.1.0/24")}
+    assert offering.look(forwarding, (), ()) == offering.look(None, (), (HOME,)) == NOTHING
