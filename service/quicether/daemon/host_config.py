@@ -65,7 +65,7 @@ def host_config(
         gateway=_gateway(settings, underlay, peers),
         netns=network.netns,
     )
-    return Wanted(config, (*found.refusals, *_exit_problems(mesh)))
+    return Wanted(config, (*found.refusals, *_exit_problems(settings, mesh)))
 
 
 def _named(settings: Settings) -> list[Address]:
@@ -83,12 +83,19 @@ def _ranges(device: str, ranges: Iterable[Prefix]) -> list[Prefix]:
     return [each for each in ranges if each.version == 6 or device == DEFAULT_DEVICE]
 
 
-def _exit_problems(mesh: Mesh) -> list[str]:
-    """Say what the default gateway does not do for us, once it is connected."""
-    node = mesh.routes.default_gateway
-    member = None if node is None else mesh.routes.member(node)
-    if node is None or member is None or mesh.peers.active(node) is None:
+def _exit_problems(settings: Settings, mesh: Mesh) -> list[str]:
+    """Say what the default gateway does not do for us, and why."""
+    wanted, node = settings.overlay.default_gateway, mesh.routes.default_gateway
+    if wanted is None:
         return []
+    member = None if node is None else mesh.routes.member(node)
+    if node is None or member is None:
+        return [
+            f"default-gateway: no node called {wanted} is known yet; what no prefix matches goes "
+            "nowhere until one is, so have it among the peers"
+        ]
+    if mesh.peers.active(node) is None:
+        return [f"default-gateway: {member.name} is not connected"]
     return [
         f"default-gateway: {member.name} does not forward IPv{version} to the internet; for that "
         f"it needs role = gateway and forward-subnets with {everything}"
