@@ -21,11 +21,16 @@ CALL_TIMEOUT: Final = 10.0
 
 
 class CallError(HostError):
-    """A D-Bus call was answered with an error. name: the error's D-Bus name."""
+    """A D-Bus call was answered with an error.
 
-    def __init__(self, name: str, sentence: str) -> None:
+    name: the error's D-Bus name. by_peer: whoever was called answered, not the bus in its place,
+    which does when there is nobody or when the one who was called goes away over it.
+    """
+
+    def __init__(self, name: str, sentence: str, *, by_peer: bool) -> None:
         super().__init__(sentence)
         self.name = name
+        self.by_peer = by_peer
 
 
 class BusEndedError(HostError):
@@ -61,7 +66,7 @@ async def call(bus: MessageBus, message: Message, timeout: float = CALL_TIMEOUT)
         raise BusEndedError(f"{what}: the connection to D-Bus ended")
     if reply.message_type is MessageType.ERROR:
         sentence = str(reply.body[0]) if reply.body else reply.error_name
-        raise CallError(reply.error_name, sentence)
+        raise CallError(reply.error_name, sentence, by_peer=reply.sender != DAEMON)
     return reply
 
 

@@ -50,6 +50,7 @@ class Service:
         self._up: asyncio.Task[None] | None = None
         self._properties: dict[str, Any] = {}
         self._stale = False
+        self._removal_told = False
         self._vanished = False
         self._news = asyncio.Event()
         self._removed = asyncio.Event()
@@ -90,7 +91,7 @@ class Service:
         self._name = profile.tunnel
         self._path = contract.tunnel_path(profile.tunnel)
         self._properties = {}
-        self._vanished = self._stale = False
+        self._vanished = self._stale = self._removal_told = False
         self._gone.clear()
         # In a task of its own, because whoever stops waiting for it must still take down what it
         # brings up.
@@ -124,8 +125,8 @@ class Service:
         if self._stale:
             try:
                 await self._fetch()
-            except CallError:
-                raise await self._ended() from None
+            except CallError as error:
+                raise await self._ended(error) from None
         if self._properties.get("State") == TunnelState.FAILED:
             raise HostError(await self._failure())
 
@@ -140,27 +141,31 @@ class Service:
             return False
         return True
 
-    async def _ended(self) -> HostError | UnreachableError:
-        """Return why a tunnel is no more that we did not take down."""
-        sentence = f"tunnel {self._name} was taken down"
+    async def _ended(self, error: CallError) -> HostError | UnreachableError:
+        """Return why a tunnel is no more that we did not take down.
+
+        error: what came of reading its properties.
+        """
+        sentence = taken_down = f"tunnel {self._name} was taken down"
         if not self._vanished:
             try:
                 sentence = await self._failure()
             except CallError:
                 log.debug("the service is just leaving")
-        if sentence == f"tunnel {self._name} was taken down":
-            # A service that stops takes its tunnels down first.
-            self._properties["State"] = TunnelState.STOPPING
-            try:
-                await asyncio.wait_for(self._gone.wait(), LEAVE_PATIENCE)
-            except TimeoutError:
-                return HostError(sentence)
-            return self._left()
-        return HostError(sentence)
+        if sentence != taken_down:
+            return HostError(sentence)
+        # A service that stops takes its tunnels down first, and says so; one that was killed
+        # over our question did not answer it.
+        self._removal_told |= error.by_peer
+        try:
+            await asyncio.wait_for(self._gone.wait(), LEAVE_PATIENCE)
+        except TimeoutError:
+            return HostError(sentence)
+        return self._left()
 
     def _left(self) -> UnreachableError:
         sentence = f"{contract.BUS_NAME} left the bus: the service has stopped"
-        if self._properties.get("State") == TunnelState.STOPPING:
+        if self._removal_told or self._properties.get("State") == TunnelState.STOPPING:
             return ServiceLeftError(sentence)
         return UnreachableError(sentence)
 
@@ -240,6 +245,7 @@ class Service:
         reply = await call(self._bus, message)
         self._owner = reply.sender
         self._properties = plain(reply.body[0])
+        self._removal_told = False
         self._news.set()
 
     async def _failure(self) -> str:
@@ -281,6 +287,7 @@ class Service:
                 self._stale = True
                 self._news.set()
                 if message.member == "InterfacesRemoved":
+                    self._removal_told = True
                     self._removed.set()
         elif (
             message.member == "PropertiesChanged"

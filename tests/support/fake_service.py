@@ -181,6 +181,23 @@ class FakeService:
         del self.tunnels[name]
         self.bus.unexport(contract.tunnel_path(name))
 
+    async def leave(self, *, say_stopping: bool) -> None:
+        """Leave the bus in good order, as the service does when it is stopped: tunnels first.
+
+        say_stopping: changes are told with a delay, which the end may come before.
+        """
+        for name, tunnel in list(self.tunnels.items()):
+            if say_stopping:
+                tunnel.state = TunnelState.STOPPING
+                tunnel.emit_properties_changed({"State": tunnel.state.value})
+            del self.tunnels[name]
+            self.bus.unexport(contract.tunnel_path(name))
+        await self.bus.release_name(contract.BUS_NAME)
+
+    async def come_back(self) -> None:
+        """Be on the bus again."""
+        await self.bus.request_name(contract.BUS_NAME)
+
     def change(self, name: str, host_config: Mapping[str, Variant]) -> None:
         """Want something else of the OS: the entries of host_config replace their like.
 

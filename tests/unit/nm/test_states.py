@@ -60,6 +60,21 @@ def test_disconnect_is_no_failure() -> None:
     assert "Failure" not in signals
 
 
+def test_a_restart_of_the_service_is_a_reconnect_with_its_whole_configuration() -> None:
+    signals = walk(Event.CONNECT, Event.CONFIGURED, Event.LEFT, Event.CONFIGURED)
+    assert signals[5:] == ["StateChanged(3)", "Config", "Ip4Config", "Ip6Config", "StateChanged(4)"]
+
+
+def test_a_service_that_stays_away_is_a_failure() -> None:
+    signals = walk(Event.CONNECT, Event.CONFIGURED, Event.LEFT, Event.FAILED, Event.ENDED)
+    assert signals[5:] == ["StateChanged(3)", "Failure", "StateChanged(5)", "StateChanged(6)"]
+
+
+def test_a_connection_may_be_ended_while_the_service_is_away() -> None:
+    signals = walk(Event.CONNECT, Event.CONFIGURED, Event.LEFT, Event.DISCONNECT, Event.ENDED)
+    assert signals[5:] == ["StateChanged(3)", "StateChanged(5)", "StateChanged(6)"]
+
+
 def test_a_stopped_connection_may_start_again() -> None:
     assert walk(Event.CONNECT, Event.FAILED, Event.ENDED, Event.CONNECT)[-1] == "StateChanged(3)"
 
@@ -74,6 +89,7 @@ def test_a_stopped_connection_may_start_again() -> None:
         (State.STOPPED, Event.DISCONNECT, VpnError.ALREADY_STOPPED),
         (State.INIT, Event.DISCONNECT, VpnError.ALREADY_STOPPED),
         (State.STOPPED, Event.CONFIGURED, VpnError.WRONG_STATE),
+        (State.STARTING, Event.LEFT, VpnError.WRONG_STATE),
     ],
 )
 def test_illegal_transitions_have_the_error_that_networkmanager_knows(
