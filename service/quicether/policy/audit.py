@@ -98,7 +98,7 @@ class Audit:
         self._left_out: dict[AuditKind, int] = {}
         self._told = clock()
         self.left_out = 0
-        """Records that were not written because there were too many of their kind."""
+        """Events that were not written down because there were too many of their kind."""
 
     def connected(self, member: Member, remote: UnderlayAddress) -> None:
         """A peer proved who it is."""
@@ -163,7 +163,11 @@ class Audit:
         rule_id: str,
         repeats: int = 0,
     ) -> None:
-        """A rule denied a packet. repeats: equal packets denied since the last record of them."""
+        """A rule denied a packet.
+
+        repeats: the record is not about one packet but about so many equal ones, which were
+        denied since the last record of them.
+        """
         fields = {
             **_side("src", source),
             **_side("dest", destination),
@@ -173,7 +177,7 @@ class Audit:
         }
         if repeats:
             fields["left_out"] = repeats
-        self._record(AuditKind.DENIED, fields)
+        self._record(AuditKind.DENIED, fields, repeats or 1)
 
     def flow(self, flow: Flow, now: float) -> None:
         """Report what passed in a flow since it was reported last. now: monotonic seconds."""
@@ -203,7 +207,7 @@ class Audit:
         self._record(AuditKind.POLICY_REFUSED, {"reason": _clean(str(error))})
 
     def tell_left_out(self, *, at_once: bool = False) -> None:
-        """Write how many records of each kind were left out. To be called about once a second."""
+        """Write how many events of each kind were left out. To be called about once a second."""
         now = self._clock()
         if not self._left_out or (now - self._told < LEFT_OUT_INTERVAL and not at_once):
             return
@@ -212,12 +216,12 @@ class Audit:
             self._sink.write(left_out(kind, count, self._wall()))
         self._left_out.clear()
 
-    def _record(self, kind: AuditKind, fields: Mapping[str, Value]) -> None:
+    def _record(self, kind: AuditKind, fields: Mapping[str, Value], stands_for: int = 1) -> None:
         if self._buckets[kind].take(self._clock()):
             self._sink.write({"ts": timestamp(self._wall()), "event": str(kind), **fields})
         else:
-            self._left_out[kind] = self._left_out.get(kind, 0) + 1
-            self.left_out += 1
+            self._left_out[kind] = self._left_out.get(kind, 0) + stands_for
+            self.left_out += stands_for
 
 
 def left_out(kind: str, count: int, wall: float) -> AuditRecord:

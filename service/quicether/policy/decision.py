@@ -18,7 +18,6 @@ the questions.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -26,6 +25,7 @@ from typing import Final
 from quicether.dataplane.packet import ACK, FIN, PORT_PROTOCOLS, RST, SYN, PacketView
 from quicether.model import Address, Member
 from quicether.policy.audit import Audit, protocol_label
+from quicether.policy.denials import Denials
 from quicether.policy.flows import (
     MAX_FLOWS,
     MAX_FLOWS_OF_INITIATOR,
@@ -43,10 +43,6 @@ from quicether.policy.flows import (
 )
 from quicether.policy.ruleset import ALLOWED_WITHOUT_POLICY, DENIED_BY_DEFAULT, Decision, RuleSet
 
-MAX_DENIED: Final = 4096
-"""Denied flows remembered; then the oldest is judged again."""
-DENIAL_REPEAT: Final = 60.0
-"""Seconds after which a denial that goes on is audited again."""
 EXPIRY_BATCH: Final = 1024
 """Flows looked at by one call of `expire`."""
 _REDIRECTS: Final = frozenset(((4, 5), (6, 137)))
@@ -70,27 +66,6 @@ class Verdict:
     sentence: str
 
 
-class _Denial:
-    """A denied flow. since: of the last audit record. repeats: packets denied after it."""
-
-    __slots__ = ("destination", "repeats", "rule_id", "rules", "since", "source")
-
-    def __init__(
-        self,
-        rules: RuleSet,
-        source: Member | None,
-        destination: Member | None,
-        rule_id: str,
-        now: float,
-    ) -> None:
-        self.rules = rules
-        self.source = source
-        self.destination = destination
-        self.rule_id = rule_id
-        self.since = now
-        self.repeats = 0
-
-
 class Policy:
     """Judges packets. A `dataplane.snapshot.PacketPolicy`.
 
@@ -109,7 +84,7 @@ class Policy:
         self._audit = audit
         self._flows = FlowTable(max_flows, max_flows_of_initiator)
         self._halves = self._flows.halves
-        self._denied: OrderedDict[tuple[FlowKey, bool], _Denial] = OrderedDict()
+        self._denials = Denials(audit)
         self._fragments = FragmentTable()
 
     @property
@@ -125,7 +100,7 @@ class Policy:
     def use(self, rules: RuleSet) -> None:
         """Judge by other rules from the next packet on; known flows are judged again by it."""
         self._rules = rules
-        self._denied.clear()
+        self._denials.clear()
         self._fragments.clear()
 
     def permits(
@@ -167,7 +142,7 @@ class Policy:
         return explain(self._rules, source, destination, address, protocol, port)
 
     def expire(self, now: float) -> None:
-        """Report and forget flows that fell silent. To be called about once a second.
+        """Report and forget flows and denials that fell silent. To be called about once a second.
 
         Looks at EXPIRY_BATCH flows and goes on where it stopped.
         """
@@ -177,13 +152,15 @@ class Policy:
                 self._end(flow, now)
             elif silent >= REPORT_IDLE or now - flow.since >= REPORT_ACTIVE:
                 self._report(flow, now)
+        self._denials.expire(now)
         if self._audit is not None:
             self._audit.tell_left_out()
 
     def close(self, now: float) -> None:
-        """Report and forget every flow."""
+        """Report and forget every flow and denial."""
         for flow in self._flows:
             self._end(flow, now)
+        self._denials.clear()
         if self._audit is not None:
             self._audit.tell_left_out(at_once=True)
 
@@ -202,16 +179,9 @@ class Policy:
             return True
         if self._is_error_about_a_flow(packet, now):
             return True
-        # The beginning of a connection and its middle may be judged differently.
+        rules = self._rules
         denied = (key, opens(packet))
-        denial = self._denied.get(denied)
-        if (
-            denial is not None
-            and denial.rules is self._rules
-            and denial.source is source
-            and denial.destination is destination
-        ):
-            self._deny_again(key, denial, now)
+        if self._denials.repeats(denied, rules, source, destination):
             return False
         members = (source, destination)
         decision = self._decide(members, key)
@@ -220,12 +190,12 @@ class Policy:
             begun = question_key(packet, key)
             question = None if begun is None else self._decide(members[::-1], begun)
             if question is None or not question.allowed:
-                self._deny(denied, source, destination, decision, now)
+                self._denials.add(denied, rules, source, destination, decision.rule_id, now)
                 return False
             decision, members = question, members[::-1]
-        self._denied.pop(denied, None)
+        self._denials.forget(denied)
         flow, gone = self._flows.add(
-            begun or key, decision.rule_id, self._rules, members, now, is_answered=begun is not None
+            begun or key, decision.rule_id, rules, members, now, is_answered=begun is not None
         )
         for each in gone:
             self._report(each, now)
@@ -304,41 +274,15 @@ class Policy:
         if self._fragments.allows(packet, now):
             return True
         protocol = packet.protocol if packet.version == 4 else None
-        decision = self._rules.decide_fragment(source, destination, packet.destination, protocol)
+        rules = self._rules
+        decision = rules.decide_fragment(source, destination, packet.destination, protocol)
         if decision.allowed:
             return True
         key = (packet.protocol, packet.source, packet.destination, None, _LATER_FRAGMENT)
         denied = (key, False)
-        denial = self._denied.get(denied)
-        if denial is None:
-            self._deny(denied, source, destination, decision, now)
-        else:
-            self._deny_again(key, denial, now)
+        if not self._denials.repeats(denied, rules, source, destination):
+            self._denials.add(denied, rules, source, destination, decision.rule_id, now)
         return False
-
-    def _deny(
-        self,
-        denied: tuple[FlowKey, bool],
-        source: Member | None,
-        destination: Member | None,
-        decision: Decision,
-        now: float,
-    ) -> None:
-        if len(self._denied) >= MAX_DENIED:
-            self._denied.popitem(last=False)
-        self._denied[denied] = _Denial(self._rules, source, destination, decision.rule_id, now)
-        if self._audit is not None:
-            self._audit.denied(denied[0], source, destination, decision.rule_id)
-
-    def _deny_again(self, key: FlowKey, denial: _Denial, now: float) -> None:
-        denial.repeats += 1
-        if now - denial.since < DENIAL_REPEAT:
-            return
-        if self._audit is not None:
-            self._audit.denied(
-                key, denial.source, denial.destination, denial.rule_id, denial.repeats
-            )
-        denial.since, denial.repeats = now, 0
 
     def _end(self, flow: Flow, now: float) -> None:
         self._flows.remove(flow)

@@ -17,6 +17,7 @@ from quicether.policy.audit import (
     Audit,
     AuditKind,
 )
+from quicether.policy.flows import flow_key
 from support.fake_audit import FakeAuditSink
 from support.policies import HOME_IP, LAPTOP, LAPTOP_IP, node_id, udp_packet
 
@@ -125,6 +126,15 @@ def test_too_many_records_of_a_kind_are_left_out_and_counted(trail: Trail) -> No
         trail.audit.refused(REMOTE, TrustError("no"))
     assert len(trail.sink.records) == burst
     assert trail.audit.left_out == 30
+
+
+def test_what_a_record_that_was_left_out_counts_is_not_lost(trail: Trail) -> None:
+    key = flow_key(udp_packet(LAPTOP_IP, HOME_IP, 1, 2))
+    for _ in range(int(RATES[AuditKind.DENIED][1])):
+        trail.audit.denied(key, LAPTOP, None, "r1")
+    trail.audit.denied(key, LAPTOP, None, "r1", repeats=700)
+    trail.audit.denied(key, LAPTOP, None, "r1")
+    assert trail.audit.left_out == 701
 
 
 def test_a_flood_of_one_kind_leaves_the_others_alone(trail: Trail) -> None:

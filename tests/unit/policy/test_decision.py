@@ -10,9 +10,10 @@ import pytest
 from quicether.dataplane.packet import PacketView, view
 from quicether.dataplane.snapshot import PacketPolicy
 from quicether.model import Member
-from quicether.policy import decision
+from quicether.policy import decision, denials
 from quicether.policy.audit import Audit
-from quicether.policy.decision import DENIAL_REPEAT, Policy
+from quicether.policy.decision import Policy
+from quicether.policy.denials import DENIAL_REPEAT
 from quicether.policy.flows import (
     FRAGMENT_LIFE,
     OTHER_IDLE,
@@ -560,11 +561,11 @@ def test_the_whole_table_is_bounded_over_all_initiators() -> None:
 
 
 def test_denials_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decision, "MAX_DENIED", 5)
+    monkeypatch.setattr(denials, "MAX_DENIED", 5)
     judge = Judge(rules())
     for port in range(100):
         judge.permits(udp_packet(LAPTOP_IP, HOME_IP, 5000, port))
-    assert len(judge.policy._denied) == 5
+    assert len(judge.policy._denials) == 5
 
 
 # -- audit -------------------------------------------------------------------------------------
@@ -604,7 +605,53 @@ def test_a_denial_that_goes_on_is_audited_again_with_its_count() -> None:
         judge.permits(OUT)
     judge.now += DENIAL_REPEAT
     judge.permits(OUT)
+    judge.policy.expire(judge.now)
     assert [record.get("left_out") for record in judge.sink.records] == [None, 11]
+
+
+def once_more_in_silence(judge: Judge) -> None:
+    judge.now += DENIAL_REPEAT
+    judge.policy.expire(judge.now)
+
+
+def another_owner(judge: Judge) -> None:
+    judge.owners[ip_address(HOME_IP).packed] = PHONE
+    judge.permits(OUT)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        once_more_in_silence,
+        lambda judge: judge.policy.close(judge.now),
+        lambda judge: judge.policy.use(rules(WEB_ONLY)),
+        another_owner,
+        lambda judge: [judge.permits(tcp_packet(LAPTOP_IP, HOME_IP, 1, n)) for n in range(5)],
+    ],
+    ids=["silent", "closed", "other-rules", "other-owner", "pushed-out"],
+)
+def test_every_denied_packet_is_in_the_trail(
+    ending: Callable[[Judge], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,000 denied packets, then silence: that was one record that spoke of one packet."""
+    monkeypatch.setattr(denials, "MAX_DENIED", 5)
+    judge = Judge(rules())
+    for _ in range(1000):
+        judge.permits(OUT)
+        judge.now += 0.01
+        judge.policy.expire(judge.now)
+    ending(judge)
+    told = [record["left_out"] for record in judge.sink.of("denied") if "left_out" in record]
+    assert told == [999]
+
+
+def test_a_single_denial_is_forgotten_and_told_anew() -> None:
+    judge = Judge(rules())
+    for _ in range(2):
+        judge.permits(OUT)
+        once_more_in_silence(judge)
+        assert len(judge.policy._denials) == 0
+    assert [record.get("left_out") for record in judge.sink.records] == [None, None]
 
 
 def test_a_denied_fragment_is_audited_once() -> None:
