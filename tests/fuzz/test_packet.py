@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from quicether.counters import Counters
 from quicether.dataplane.forwarder import Forwarder
 from quicether.dataplane.icmp import Problem, deserves_error, error
-from quicether.dataplane.packet import PacketView, decrement_ttl, fragment, view
+from quicether.dataplane.packet import PacketView, view
+from quicether.dataplane.rewrite import decrement_ttl, fragment
 from quicether.errors import ProtocolError
 from quicether.model import NextHop, NodeId
 from support.fake_device import FakeDevice

@@ -55,7 +55,10 @@ PURE = [
     *(SERVICE / "names").glob("*.py"),
     SERVICE / "monitoring" / "metrics.py",
     *(path for path in (SERVICE / "policy").glob("*.py") if path.name != "audit_writer.py"),
-    *(SERVICE / "dataplane" / name for name in ("packet.py", "icmp.py", "snapshot.py")),
+    *(
+        SERVICE / "dataplane" / name
+        for name in ("packet.py", "rewrite.py", "icmp.py", "snapshot.py")
+    ),
     *(SERVICE / "overlay" / name for name in ("peers.py", "candidates.py", "desired.py")),
     *(PLUGIN / name for name in ("states.py", "profile.py", "ipconfig.py")),
 ]

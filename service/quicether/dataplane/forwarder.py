@@ -16,7 +16,8 @@ from quicether.dataplane.device import Device
 from quicether.dataplane.held import Held
 from quicether.dataplane.icmp import Problem, TokenBucket
 from quicether.dataplane.outlet import Outlet, Path
-from quicether.dataplane.packet import PacketView, decrement_ttl, fragment, view
+from quicether.dataplane.packet import PacketView, view
+from quicether.dataplane.rewrite import decrement_ttl, fragment
 from quicether.dataplane.snapshot import Snapshot
 from quicether.dataplane.verdict import Action, Verdict
 from quicether.errors import ProtocolError

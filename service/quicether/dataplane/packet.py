@@ -6,7 +6,7 @@ network order), because every table on the packet's way is keyed by bytes.
 
 from __future__ import annotations
 
-from struct import Struct, pack_into
+from struct import Struct
 from typing import Final, NamedTuple
 
 from quicether.errors import ProtocolError
@@ -36,8 +36,10 @@ _PORTS = Struct("!HH")
 _FRAGMENT6 = Struct("!BxHI")
 
 _DONT_FRAGMENT = 0x4000
-_MORE_FRAGMENTS = 0x2000
-_OFFSET4 = 0x1FFF
+MORE_FRAGMENTS: Final = 0x2000
+OFFSET4: Final = 0x1FFF
+"""The flag and the offset, in 8 bytes, in an IPv4 header's fourth word (RFC 791 section 3.1)."""
+_OFFSET6 = 0xFFF8
 _FRAGMENT_HEADER = 44
 _AUTHENTICATION_HEADER = 51
 _EXTENSION_HEADERS = frozenset((0, 43, _FRAGMENT_HEADER, _AUTHENTICATION_HEADER, 60, 135, 139, 140))
@@ -202,8 +204,8 @@ def _fill_ipv4(found: PacketView, packet: bytes) -> None:
             f"IPv4 packet of {len(packet)} bytes says header {header}, length {length}"
         )
     found.offset = header
-    found.fragment_offset = (fragment & _OFFSET4) * 8
-    found.more_fragments = bool(fragment & _MORE_FRAGMENTS)
+    found.fragment_offset = (fragment & OFFSET4) * 8
+    found.more_fragments = bool(fragment & MORE_FRAGMENTS)
     found.dont_fragment = bool(fragment & _DONT_FRAGMENT)
 
 
@@ -219,23 +221,39 @@ def _fill_ipv6(found: PacketView, packet: bytes) -> None:
     found.offset = IPV6_HEADER
     found.protocol = protocol
     if protocol not in PORT_PROTOCOLS and protocol != ICMPV6:
-        _skip_extension_headers(found, packet)
+        found.protocol, found.offset, fragmented = _upper_layer(packet)
+        if fragmented is not None:
+            where, found.identification = fragmented
+            found.fragment_offset = where & _OFFSET6
+            found.more_fragments = bool(where & 1)
 
 
-def _skip_extension_headers(found: PacketView, packet: bytes) -> None:
-    """Walk to the upper-layer header (RFC 8200 section 4), at most to a later fragment's data."""
-    protocol, offset = found.protocol, found.offset
+class _UpperLayer(NamedTuple):
+    """Where the headers of an IPv6 packet end: at the upper layer, or in a later fragment.
+
+    fragment: offset with the flag of more, and identification; None where there is no such header.
+    """
+
+    protocol: int
+    offset: int
+    fragment: tuple[int, int] | None
+
+
+def _upper_layer(packet: bytes) -> _UpperLayer:
+    """Walk the extension headers of an IPv6 packet (RFC 8200 section 4), which may be cut off.
+
+    Raises ProtocolError: it ends within them, or there are too many.
+    """
+    protocol, offset, fragmented = packet[6], IPV6_HEADER, None
     for _ in range(MAX_EXTENSION_HEADERS + 1):
         if protocol not in _EXTENSION_HEADERS:
-            found.protocol, found.offset = protocol, offset
-            return
+            return _UpperLayer(protocol, offset, fragmented)
         size = 8
         if offset + size > len(packet):
             raise ProtocolError(f"IPv6 extension header {protocol} is cut off")
         if protocol == _FRAGMENT_HEADER:
-            following, where, found.identification = _FRAGMENT6.unpack_from(packet, offset)
-            found.fragment_offset = where & 0xFFF8
-            found.more_fragments = bool(where & 1)
+            following, where, identification = _FRAGMENT6.unpack_from(packet, offset)
+            fragmented = where, identification
         else:
             following = packet[offset]
             # AH counts in 4-byte units less two (RFC 4302 2.2), all others in 8-byte units.
@@ -245,9 +263,8 @@ def _skip_extension_headers(found: PacketView, packet: bytes) -> None:
         if offset > len(packet):
             raise ProtocolError(f"IPv6 extension header {protocol} is longer than the packet")
         protocol = following
-        if found.fragment_offset:
-            found.protocol, found.offset = protocol, offset
-            return
+        if fragmented is not None and fragmented[0] & _OFFSET6:
+            return _UpperLayer(protocol, offset, fragmented)
     raise ProtocolError(f"more than {MAX_EXTENSION_HEADERS} IPv6 extension headers")
 
 
@@ -278,12 +295,15 @@ def _quoted_flow(quote: bytes) -> Flow | None:
     if len(quote) >= IPV4_HEADER and quote[0] >> 4 == 4:
         header = (quote[0] & 0x0F) * 4
         protocol, source, destination = quote[9], quote[12:16], quote[16:20]
-        first = not int.from_bytes(quote[6:8], "big") & _OFFSET4
+        first = not int.from_bytes(quote[6:8], "big") & OFFSET4
         echo, kinds = ICMP, _ECHO4
     elif len(quote) >= IPV6_HEADER and quote[0] >> 4 == 6:
-        header = IPV6_HEADER
-        protocol, source, destination = quote[6], quote[8:24], quote[24:40]
-        first = True
+        try:
+            protocol, header, fragmented = _upper_layer(quote)
+        except ProtocolError:
+            return None
+        source, destination = quote[8:24], quote[24:40]
+        first = fragmented is None or not fragmented[0] & _OFFSET6
         echo, kinds = ICMPV6, _ECHO6
     else:
         return None
@@ -314,24 +334,6 @@ def is_confined(address: bytes) -> bool:
     )
 
 
-def decrement_ttl(packet: bytes) -> bytes:
-    """Return the packet with TTL or hop limit less one; the caller has seen that it is above 1.
-
-    The IPv4 header checksum is changed by the difference alone, so that a wrong one stays wrong
-    (RFC 1624 equation 3).
-    """
-    changed = bytearray(packet)
-    if changed[0] >> 4 == 6:
-        changed[7] -= 1
-        return bytes(changed)
-    changed[8] -= 1
-    # m' = m - 0x0100 for the word of TTL and protocol, hence ~m + m' = 0xFFFF - 0x0100.
-    total = (~(changed[10] << 8 | changed[11]) & 0xFFFF) + 0xFEFF
-    total = (total & 0xFFFF) + (total >> 16)
-    pack_into("!H", changed, 10, ~total & 0xFFFF)
-    return bytes(changed)
-
-
 def checksum(*parts: bytes) -> int:
     """Return the Internet checksum (RFC 1071) over parts of even length, the last one any."""
     total = 0
@@ -342,49 +344,3 @@ def checksum(*parts: bytes) -> int:
     if folded == 0 and total:
         folded = 0xFFFF
     return ~folded & 0xFFFF
-
-
-def fragment(packet: bytes, mtu: int) -> list[bytes]:
-    """Cut an IPv4 packet without DF into fragments of at most mtu bytes (RFC 791 section 3.2).
-
-    mtu: at least 68. A fragment can be cut again. Options without the copy bit stay in the
-    first fragment alone.
-    """
-    header_length = (packet[0] & 0x0F) * 4
-    flags = int.from_bytes(packet[6:8], "big")
-    offset, last_flag = flags & _OFFSET4, flags & _MORE_FRAGMENTS
-    header = bytearray(packet[:header_length])
-    later_header = bytearray(packet[:IPV4_HEADER]) + _copied_options(
-        packet[IPV4_HEADER:header_length]
-    )
-    later_header[0] = 0x40 | len(later_header) // 4
-    payload = packet[header_length:]
-    fragments: list[bytes] = []
-    position = 0
-    while position < len(payload):
-        room = (mtu - len(header)) // 8 * 8
-        piece = payload[position : position + room]
-        more = last_flag if position + len(piece) == len(payload) else _MORE_FRAGMENTS
-        pack_into("!H", header, 2, len(header) + len(piece))
-        pack_into("!H", header, 6, more | (offset + position // 8))
-        pack_into("!H", header, 10, 0)
-        pack_into("!H", header, 10, checksum(bytes(header)))
-        fragments.append(bytes(header) + piece)
-        position += len(piece)
-        header = later_header
-    return fragments
-
-
-def _copied_options(options: bytes) -> bytes:
-    """Return the IPv4 options that every fragment carries, padded to whole words."""
-    copied = b""
-    position = 0
-    while position < len(options) and options[position] != 0:
-        kind = options[position]
-        size = 1 if kind == 1 else (options[position + 1] if position + 1 < len(options) else 0)
-        if size == 0 or (kind != 1 and size < 2):
-            break
-        if kind & 0x80:
-            copied += options[position : position + size]
-        position += size
-    return copied + bytes(-len(copied) % 4)

@@ -15,11 +15,10 @@ from quicether.dataplane.packet import (
     UDP,
     Flow,
     checksum,
-    decrement_ttl,
-    fragment,
     is_confined,
     view,
 )
+from quicether.dataplane.rewrite import decrement_ttl, fragment
 from quicether.errors import ProtocolError
 from support.packets import fragment6, icmp, internet_checksum, ipv4, ipv6, tcp, udp
 
@@ -126,6 +125,16 @@ def test_echo_and_its_reply_are_one_flow_reversed() -> None:
     assert request.flow.reverse() == reply.flow
 
 
+FLOW6 = Flow(17, packed(A6), packed(B6), 5, 6)
+NO_PORTS6 = FLOW6._replace(source_port=None, destination_port=None)
+
+
+def quoting6(payload: bytes, protocol: int) -> bytes:
+    """An ICMPv6 Packet Too Big about a packet with extension headers."""
+    quoted = ipv6(A6, B6, payload, protocol=protocol)
+    return ipv6(B6, A6, icmp(2, 0, bytes(4), quoted), protocol=58)
+
+
 @pytest.mark.parametrize(
     ("packet", "related"),
     [
@@ -142,6 +151,13 @@ def test_echo_and_its_reply_are_one_flow_reversed() -> None:
                  protocol=1),
             Flow(1, packed(A4), packed(B4), 7, 7),
         ),
+        (quoting6(fragment6(udp(5, 6), offset=0, more=True, following=17, ident=1), 44), FLOW6),
+        (quoting6(pack("!BB6x", 60, 0) + pack("!BB6x", 17, 0) + udp(5, 6), 0), FLOW6),
+        (quoting6(pack("!BB6x", 17, 0), 60), NO_PORTS6),
+        (quoting6(fragment6(bytes(8), offset=8, more=False, following=17, ident=1), 44),
+         NO_PORTS6),
+        (quoting6(pack("!BB2x", 17, 0), 60), None),
+        (quoting6(pack("!BB6x", 60, 0) * 20, 60), None),
         (ipv4(B4, A4, icmp(3, 1, bytes(4), b"E\0"), protocol=1), None),
     ],
 )  # fmt: skip
