@@ -123,11 +123,11 @@ class Policy:
             and half.destination is destination
             and (flags is None or flags & _NOTABLE == ACK)
         ):
-            _count(half, packet, now)
+            half.count(packet, now)
         elif not self._permits_anew(packet, key, half, source, destination, now):
             return False
         if packet.more_fragments:
-            self._fragments.allow(packet, now)
+            self._fragments.allow(packet, self._halves.get(key), now)
         return True
 
     def explain(
@@ -175,7 +175,7 @@ class Policy:
     ) -> bool:
         """Judge a packet that no unchanged flow vouches for, or that changes one."""
         if half is not None and self._vouches(half, packet, source, destination, now):
-            _count(half, packet, now)
+            half.count(packet, now)
             return True
         if self._is_error_about_a_flow(packet, now):
             return True
@@ -202,7 +202,7 @@ class Policy:
         half = self._halves[key]
         if packet.tcp_flags is not None:
             flow.note_flags(half, packet.tcp_flags)
-        _count(half, packet, now)
+        half.count(packet, now)
         return True
 
     def _decide(self, members: tuple[Member | None, Member | None], key: FlowKey) -> Decision:
@@ -325,9 +325,3 @@ def explain(
         reason = f"by rule {rule.id!r} ({rule.action} {rule.subject} to {rule.object})"
     sentence = f"{who} to {ip_address(address)}{whose}, {service}, {outcome} {reason}."
     return Verdict(found.allowed, found.rule_id, sentence)
-
-
-def _count(half: Half, packet: PacketView, now: float) -> None:
-    half.packets += 1
-    half.bytes += packet.length
-    half.last = now

@@ -80,6 +80,12 @@ class Half:
         self.packets = 0
         self.bytes = 0
 
+    def count(self, packet: PacketView, now: float) -> None:
+        """Note that a packet passed."""
+        self.packets += 1
+        self.bytes += packet.length
+        self.last = now
+
 
 class Flow:
     """A conversation that a rule allowed in the direction of its first packet.
@@ -235,24 +241,32 @@ class FragmentTable:
 
     def __init__(self, capacity: int = MAX_FRAGMENTED) -> None:
         self._capacity = capacity
-        self._allowed: dict[tuple[bytes, bytes, int, int | None], float] = {}
+        self._allowed: dict[tuple[bytes, bytes, int, int | None], tuple[float, Half | None]] = {}
         self._order: deque[tuple[bytes, bytes, int, int | None]] = deque()
 
     def __len__(self) -> int:
         return len(self._allowed)
 
-    def allow(self, first: PacketView, now: float) -> None:
-        """Let the later fragments of a first fragment through for FRAGMENT_LIFE seconds."""
+    def allow(self, first: PacketView, half: Half | None, now: float) -> None:
+        """Let the later fragments of a first fragment through for FRAGMENT_LIFE seconds.
+
+        half: of the flow that they belong to, None where they belong to none.
+        """
         key = _fragment_key(first)
         if key not in self._allowed:
             while len(self._order) >= self._capacity:
                 del self._allowed[self._order.popleft()]
             self._order.append(key)
-        self._allowed[key] = now + FRAGMENT_LIFE
+        self._allowed[key] = (now + FRAGMENT_LIFE, half)
 
     def allows(self, later: PacketView, now: float) -> bool:
-        """Tell whether the first fragment of the same packet was allowed."""
-        return self._allowed.get(_fragment_key(later), now) > now
+        """Tell whether the first fragment of the same packet was allowed, and count in its flow."""
+        until, half = self._allowed.get(_fragment_key(later), (now, None))
+        if until <= now:
+            return False
+        if half is not None:
+            half.count(later, now)
+        return True
 
     def clear(self) -> None:
         """Forget everything."""

@@ -323,6 +323,16 @@ def test_an_icmpv6_packet_too_big_about_an_allowed_flow_passes() -> None:
     assert judge.permits(icmp_error("fd00::9", "fd00::1", packet, kind=2))
 
 
+def test_an_icmpv6_packet_too_big_about_a_fragmented_packet_passes() -> None:
+    judge = Judge(rules("allow laptop * udp 53"))
+    judge.owners[ip_address("fd00::1").packed] = LAPTOP
+    whole = udp(5000, 53, bytes(1392))
+    piece = fragment6(whole, offset=0, more=True, following=17, ident=77)
+    first = ipv6("fd00::1", "fd00::2", piece, protocol=44)
+    assert judge.permits(view(first))
+    assert judge.permits(icmp_error("fd00::9", "fd00::1", first[:1232], kind=2))
+
+
 def test_an_icmp_error_about_no_flow_is_denied() -> None:
     assert not Judge(rules(WEB_ONLY)).permits(icmp_error(HOME_IP, LAPTOP_IP, QUOTED))
 
@@ -704,6 +714,19 @@ def test_a_flow_is_reported_with_bytes_and_duration(ending: Callable[[Judge], No
     busy(judge)
     ending(judge)
     assert flow_of(judge) == EXPECTED
+
+
+def test_later_fragments_count_in_their_flow() -> None:
+    judge = Judge(rules(DNS_ONLY))
+    for number in range(3):
+        first, later = fragments(53, identification=number)
+        for packet in (first, later, later):
+            assert judge.permits(packet)
+            judge.now += 1
+    judge.policy.close(judge.now)
+    found = flow_of(judge)
+    assert (found["packets_sent"], found["bytes_sent"]) == (9, 3 * (52 + 36 + 36))
+    assert found["duration_ms"] == 8000
 
 
 def test_a_flow_that_new_rules_end_is_reported() -> None:
