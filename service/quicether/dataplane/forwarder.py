@@ -14,7 +14,7 @@ from quicether.counters import Counters
 from quicether.dataplane import icmp, verdict
 from quicether.dataplane.device import Device
 from quicether.dataplane.held import Held
-from quicether.dataplane.icmp import Problem, TokenBucket
+from quicether.dataplane.icmp import ErrorLimit, Problem
 from quicether.dataplane.outlet import Outlet, Path
 from quicether.dataplane.packet import PacketView, view
 from quicether.dataplane.rewrite import decrement_ttl, fragment
@@ -27,9 +27,6 @@ MAX_PATHS: Final = 4096
 """Pairs of addresses remembered for the device and for each peer; then all are forgotten."""
 DETOUR_LOOK: Final = 2.0
 """Seconds after which it is looked again whether packets go by gateways."""
-ICMP_RATE: Final = 100.0
-"""ICMP errors a second, Packet Too Big counted apart so that nothing starves it."""
-ICMP_BURST: Final = 50.0
 
 
 class ForwarderEvents(Protocol):
@@ -75,8 +72,9 @@ class Forwarder:
         self._clock = clock
         self._events = events
         self._held = Held() if held is None else held
-        self._errors = TokenBucket(ICMP_RATE, ICMP_BURST)
-        self._too_big_errors = TokenBucket(ICMP_RATE, ICMP_BURST)
+        self._errors = ErrorLimit()
+        # Counted apart, so that nothing starves Packet Too Big.
+        self._too_big_errors = ErrorLimit()
         self._outbound_paths: dict[bytes, Path] = {}
         self._absent: set[NodeId] = set()
         self._detours_until = 0.0
@@ -321,8 +319,9 @@ class Forwarder:
             return
         if not icmp.deserves_error(about):
             return
-        bucket = self._too_big_errors if problem is Problem.TOO_BIG else self._errors
-        if not bucket.take(now):
+        limit = self._too_big_errors if problem is Problem.TOO_BIG else self._errors
+        # A peer can have any number of addresses, and a site's hosts have one each.
+        if not limit.take(about.source if node is None else node, now):
             self._counters.drop(DropReason.ICMP_LIMITED)
             return
         answer = icmp.error(packet, about, problem, source, mtu)

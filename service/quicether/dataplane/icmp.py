@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from struct import pack
 from typing import Final
@@ -21,6 +23,14 @@ _QUOTE4: Final = 576 - IPV4_HEADER - 8
 """Bytes of the offending packet in an ICMPv4 error (RFC 1812 section 4.3.2.3)."""
 _QUOTE6: Final = 1280 - IPV6_HEADER - 8
 """Bytes of the offending packet in an ICMPv6 error (RFC 4443 section 2.4 c)."""
+SENDER_RATE: Final = 100.0
+SENDER_BURST: Final = 50.0
+"""ICMP errors a second in the long run, and at once, about the packets of one sender."""
+TOTAL_RATE: Final = 1000.0
+TOTAL_BURST: Final = 500.0
+"""The same about the packets of all senders."""
+MAX_SENDERS: Final = 1024
+"""Senders whose errors are counted apart; one that is silent for longest begins anew."""
 _HOP_LIMIT: Final = 64
 _PRECEDENCE4: Final = 0xC0
 """Internetwork control (RFC 1812 section 4.3.2.5)."""
@@ -105,3 +115,21 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class ErrorLimit:
+    """How many errors are sent: a share for each sender, so that no flooder silences the others."""
+
+    def __init__(self) -> None:
+        self._all = TokenBucket(TOTAL_RATE, TOTAL_BURST)
+        self._senders: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+
+    def take(self, sender: Hashable, now: float) -> bool:
+        """Tell whether one more may be sent about a packet of sender. now: monotonic seconds."""
+        bucket = self._senders.get(sender)
+        if bucket is None:
+            if len(self._senders) >= MAX_SENDERS:
+                self._senders.popitem(last=False)
+            bucket = self._senders[sender] = TokenBucket(SENDER_RATE, SENDER_BURST)
+        self._senders.move_to_end(sender)
+        return bucket.take(now) and self._all.take(now)

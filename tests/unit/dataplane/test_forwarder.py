@@ -9,8 +9,9 @@ import pytest
 
 from quicether.counters import Counters
 from quicether.dataplane import forwarder as forwarder_room
-from quicether.dataplane.forwarder import DETOUR_LOOK, ICMP_BURST, MAX_PATHS, Forwarder
+from quicether.dataplane.forwarder import DETOUR_LOOK, MAX_PATHS, Forwarder
 from quicether.dataplane.held import Held
+from quicether.dataplane.icmp import SENDER_BURST
 from quicether.dataplane.packet import PacketView, view
 from quicether.dataplane.snapshot import Snapshot
 from quicether.model import DropReason, NextHop, NodeId
@@ -341,15 +342,27 @@ def test_no_error_about_an_error() -> None:
     assert bench.drops == {DropReason.NO_ROUTE: 1}
 
 
+def test_who_is_denied_a_thousand_times_silences_nobody_else() -> None:
+    bench = Bench(policy=FakePolicy({(name, 2) for name in ("home", "office", "me")}))
+    for source in (f"192.168.1.{n}" for n in range(1, 255)):
+        bench.forwarder.inbound(HOME.node_id, [ipv4(source, "10.0.0.1", udp(1, 2))] * 4)
+    bench.forwarder.inbound(OFFICE.node_id, [ipv4("10.1.0.9", "10.0.0.1", udp(1, 2))])
+    assert len(bench.home.sent) == SENDER_BURST
+    assert len(bench.office.sent) == 1
+    bench.forwarder.outbound([ipv4("10.0.0.7", "10.1.0.9", udp(1, 2))] * 1000)
+    bench.forwarder.outbound([ipv4("10.0.0.8", "10.1.0.9", udp(1, 2))])
+    assert len(bench.device.written) == SENDER_BURST + 1
+
+
 def test_errors_are_limited_and_too_big_is_not_starved() -> None:
     bench = Bench()
     bench.home.max_packet = 600
     lost = [ipv4(HOST4, "172.16.0.1", udp(1, n)) for n in range(200)]
     bench.device.feed(*lost)
-    assert len(bench.device.written) == ICMP_BURST
+    assert len(bench.device.written) == SENDER_BURST
     assert bench.drops == {
         DropReason.NO_ROUTE: 200,
-        DropReason.ICMP_LIMITED: 200 - ICMP_BURST,
+        DropReason.ICMP_LIMITED: 200 - SENDER_BURST,
     }
     bench.device.feed(ipv4(HOST4, "192.168.1.9", udp(1, 2, bytes(1000))))
     assert view(bench.device.written[-1]).icmp_code == 4

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quicether.dataplane.icmp import Problem, TokenBucket, deserves_error, error
+from quicether.dataplane.icmp import (
+    MAX_SENDERS,
+    TOTAL_BURST,
+    ErrorLimit,
+    Problem,
+    TokenBucket,
+    deserves_error,
+    error,
+)
 from quicether.dataplane.packet import view
 from support.packets import fragment6, icmp, internet_checksum, ipv4, ipv6, udp
 
@@ -129,6 +137,13 @@ def test_bucket_never_lets_more_through_than_its_rate(times: list[float]) -> Non
     passed = sum(bucket.take(now) for now in times)
     span = times[-1] - times[0] if times else 0
     assert passed <= 3 + 7 * span + 1e-6
+
+
+def test_errors_about_all_senders_are_limited_too_and_the_senders_bounded() -> None:
+    limit = ErrorLimit()
+    sent = sum(limit.take(sender, 5.0) for sender in range(5 * MAX_SENDERS))
+    assert sent == TOTAL_BURST
+    assert len(limit._senders) == MAX_SENDERS
 
 
 def test_bucket_ignores_a_clock_that_goes_back() -> None:
