@@ -18,7 +18,7 @@ from quicether.dht.events import BootstrapWanted, Event, SendRequest
 from quicether.dht.node import DhtNode
 from quicether.errors import ProtocolError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
-from quicether.overlay.pool import IDLE, MAX_POOLED
+from quicether.overlay.pool import IDLE, KEPT, MAX_POOLED
 from quicether.transport.liveness import KEEPALIVE
 from support.fake_records import FakeSeals, FakeSigner
 
@@ -33,6 +33,8 @@ HANDSHAKE_BYTES = 5200
 """A QUIC handshake with certificates on both sides, both directions, headers included."""
 KEEPALIVE_BYTES = 120
 """A PING and its acknowledgement, headers included."""
+AWAKE_BITS = 2 * KEPT * KEEPALIVE_BYTES * 8 / KEEPALIVE
+"""Bits a second of the connections that a node keeps awake, and that others keep to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Conditions:
 
     latency: least and greatest one-way delay in seconds. loss: share of messages that are lost
     once and sent again by QUIC, which delays them. pool: connections that a node keeps open.
-    idle: seconds without a question after which one is closed. keepalive: seconds of silence
-    between two keepalives, None where idle connections are left to themselves.
+    idle: seconds without a question after which one is closed. Until then it rests; `KEPT` on
+    each side stay awake.
     """
 
     latency: tuple[float, float] = (0.005, 0.120)
@@ -50,7 +52,6 @@ class Conditions:
     retransmit: float = 0.25
     pool: int = MAX_POOLED
     idle: float = IDLE
-    keepalive: float | None = KEEPALIVE
 
 
 class SimNode:
@@ -58,7 +59,7 @@ class SimNode:
 
     side: nodes on different sides of a partition do not reach each other. observer: its requests
     are not counted as background traffic. sent, received: bytes of questions and answers. upkeep:
-    bytes of handshakes and keepalives, both ways. pool: when each open connection was last used.
+    bytes of handshakes, both ways. pool: when each open connection was last used.
     """
 
     __slots__ = (
@@ -88,7 +89,7 @@ class SimNode:
         self.sent = 0
         self.received = 0
         self.handshakes = 0
-        self.upkeep = 0.0
+        self.upkeep = 0
         self.wake_at = float("inf")
         self.pool: OrderedDict[int, float] = OrderedDict()
 
@@ -236,30 +237,18 @@ class Network:
         idle = self.conditions.idle
         is_new = last is None or self.now - last > idle or near not in other.pool
         for one, key in ((node, far), (other, near)):
-            self._keep(one, key)
             one.pool[key] = self.now
             one.pool.move_to_end(key)
             if len(one.pool) > self.conditions.pool:
-                self._keep(one, next(iter(one.pool)))
+                one.pool.popitem(last=False)
             if is_new and not node.observer:
                 one.handshakes += 1
                 one.upkeep += HANDSHAKE_BYTES
         return is_new
 
-    def _keep(self, node: SimNode, key: int) -> None:
-        """Take a connection out of a node's pool and account for what kept it alive till now."""
-        last = node.pool.pop(key, None)
-        if last is not None and self.conditions.keepalive is not None:
-            kept = min(self.now - last, self.conditions.idle)
-            node.upkeep += kept / self.conditions.keepalive * KEEPALIVE_BYTES
-
-    def account_upkeep(self, node: SimNode) -> None:
-        """Account for what keeps a node's open connections alive, up to now."""
-        for key in list(node.pool):
-            last = node.pool[key]
-            self._keep(node, key)
-            if self.now - last <= self.conditions.idle:
-                node.pool[key] = self.now
+    def connections(self, node: SimNode) -> int:
+        """Return how many connections of a node are open now."""
+        return sum(self.now - last <= self.conditions.idle for last in node.pool.values())
 
     def _account(self, sender: SimNode, receiver: SimNode, size: int, free: bool) -> None:
         if not free:

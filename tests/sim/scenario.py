@@ -13,7 +13,7 @@ from quicether.dht.contents import Content, NodeContent, SubnetContent, slot_of
 from quicether.dht.events import Event, LookupDone, Published, RecordFound, RecordGone
 from quicether.model import Prefix, host_prefix
 from sim.liars import LiarNode
-from sim.network import NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
+from sim.network import AWAKE_BITS, NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
 from sim.report import Report, percentile
 
 OBSERVERS = 50
@@ -107,9 +107,7 @@ class Simulation:
         for node in self._observers:
             node.observer = True
         for node in network.alive():
-            network.account_upkeep(node)
-            node.sent = node.received = node.handshakes = 0
-            node.upkeep = 0.0
+            node.sent = node.received = node.handshakes = node.upkeep = 0
         if scenario.churn:
             network.at(network.now, self._churn)
         if scenario.lookups:
@@ -129,8 +127,6 @@ class Simulation:
             for key, node in self._idle_since.items()
             if key in network.nodes and not node.observer and not isinstance(node, LiarNode)
         ]
-        for node in idle:
-            network.account_upkeep(node)
         rates = sorted((node.sent + node.received) * 8 / elapsed for node in idle)
         plain = [
             (node.sent + node.received) * 8 / elapsed
@@ -140,8 +136,9 @@ class Simulation:
         report.idle_bits = sum(rates) / len(rates)
         report.idle_bits_p99 = percentile(rates, 99)
         report.idle_bits_plain = sum(plain) / len(plain) if plain else report.idle_bits
-        report.upkeep_bits = sum(node.upkeep * 8 / elapsed for node in idle) / len(idle)
-        report.connections = sum(len(node.pool) for node in idle) / len(idle)
+        handshakes = sum(node.upkeep for node in idle) * 8 / elapsed / len(idle)
+        report.upkeep_bits = handshakes + AWAKE_BITS
+        report.connections = sum(network.connections(node) for node in idle) / len(idle)
         report.handshakes = sum(node.handshakes for node in idle) / len(idle) / elapsed * 3600
         report.contacts = sum(len(node.machine.contacts()) for node in idle) / len(idle)
         report.values = sum(node.machine.stored_values for node in idle) / len(idle)

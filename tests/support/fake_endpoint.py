@@ -71,7 +71,11 @@ class FakeConnection:
         self.hello: Hello = Hello(node_id=peer.node_id, name=peer.name)
         self.other: FakeConnection
         self.closed = False
+        self.resting = False
         self.sent: list[bytes] = []
+
+    def rest(self, *, resting: bool) -> None:
+        self.resting = resting
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
         if self.closed:

@@ -1,9 +1,10 @@
-"""Connections for questions of the DHT: opened on demand, few, closed when nobody uses them.
+"""Connections for questions of the DHT: opened on demand, at rest while nobody uses them.
 
-An open connection costs 0.1 kbit/s of keepalives, a new one about six kilobytes; ten minutes of
-silence cost as much as a handshake. So the few that were used last stay, which also lets those
-behind a NAT be asked, and others go after `IDLE`. A node closes only what it opened itself: the
-other side cannot know what a user configured here. What carries packets is not idle.
+A new connection costs about six kilobytes, and one that is kept alive 0.1 kbit/s: more than what
+is asked over it. So what is idle rests: nothing goes over it until somebody has a question again,
+which for most nodes is half an hour later. The few that were used last stay awake, which also lets
+those behind a NAT be asked. A node closes only what it opened itself: the other side cannot know
+what a user configured here. What carries packets is not idle.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from quicether.overlay.outside import locations_of
 from quicether.overlay.peers import PeerTable, TargetKind
 from quicether.transport.endpoint import CloseCode, Connection
 
-IDLE: Final = 120.0
-"""Seconds without packets and questions after which a connection is closed."""
-KEPT: Final = 2
-"""So many idle connections stay, the most recently used."""
-MAX_POOLED: Final = 64
+IDLE: Final = 2100.0
+"""Seconds without packets and questions after which a connection is closed.
+
+Longer than what lies between two publications of a record, which go to the same nodes.
+"""
+QUIET: Final = 120.0
+"""Seconds without packets after which a connection may rest."""
+KEPT: Final = 1
+"""So many idle connections stay awake, the most recently used."""
+MAX_POOLED: Final = 256
 """Connections of our own above which the least recently used goes at once."""
 IN_USE: Final = 5.0
 """A connection used so many seconds ago is not closed to make room."""
@@ -88,17 +94,22 @@ class Pool:
             if node not in self._waiting:
                 del self._used[node]
         configured = self._peers.configured()
-        mine = {
-            node: self._last_use(connection)
+        idle = {
+            node: now - self._last_use(connection)
             for node, connection in connections.items()
-            if connection.initiated and node not in configured
+            if node not in configured
         }
-        by_use = sorted(mine, key=lambda node: mine[node])
-        too_many = len(by_use) - MAX_POOLED
-        for rank, node in enumerate(by_use):
-            idle = now - mine[node]
-            past = idle >= IDLE and rank < len(by_use) - KEPT
-            if past or (rank < too_many and idle >= IN_USE):
+        mine = [
+            node
+            for node in sorted(idle, key=lambda node: idle[node])
+            if connections[node].initiated
+        ]
+        awake = configured | set(mine[:KEPT])
+        for node, connection in connections.items():
+            connection.rest(resting=node not in awake and self._is_quiet(connection, now))
+        for rank, node in enumerate(mine):
+            past = idle[node] >= IDLE and rank >= KEPT
+            if past or (rank >= MAX_POOLED and idle[node] >= IN_USE):
                 self._close(node, connections[node])
 
     def _dial(self, node: NodeId, locations: list[HostPort]) -> None:
@@ -107,10 +118,17 @@ class Pool:
         )
         self._wake()
 
-    def _last_use(self, connection: Connection) -> float:
+    def _is_quiet(self, connection: Connection, now: float) -> bool:
+        asked_at, carried_at = self._asked_at(connection), connection.carried_at
+        carried_lately = carried_at is not None and now - carried_at < QUIET
+        return now - asked_at >= IN_USE and not carried_lately
+
+    def _asked_at(self, connection: Connection) -> float:
         node = connection.member.node_id
-        since = self._peers.since(node) or 0.0
-        return max(self._used.get(node, 0.0), connection.carried_at or 0.0, since)
+        return max(self._used.get(node, 0.0), self._peers.since(node) or 0.0)
+
+    def _last_use(self, connection: Connection) -> float:
+        return max(self._asked_at(connection), connection.carried_at or 0.0)
 
     def _close(self, node: NodeId, connection: Connection) -> None:
         for target in self._peers.targets():

@@ -175,6 +175,10 @@ class AioquicConnection:
             raise UnreachableError("the connection is closed")
         return await self._requests.ask(body, timeout)
 
+    def rest(self, *, resting: bool) -> None:
+        """Keep it alive no more while nobody uses it, or again; see `endpoint.Connection`."""
+        self._session.rest(self._node.clock(), resting=resting)
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Close at once. Idempotent."""
         self._session.close(code, reason, self._node.clock())

@@ -100,6 +100,13 @@ class Connection(Protocol):
         ProtocolError: the answer is larger than `messages.MAX_RPC` bytes.
         """
 
+    def rest(self, *, resting: bool) -> None:
+        """Keep the connection alive no more while nobody uses it, or keep it alive again.
+
+        One that rests costs nothing, and its peer's silence is noticed only once something is
+        sent. What is sent goes as ever. Idempotent; for this side alone.
+        """
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Close at once; `EndpointEvents.disconnected` follows. Idempotent."""
 

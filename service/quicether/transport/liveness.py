@@ -3,12 +3,14 @@
 An idle connection costs one PING and its acknowledgement, about 120 bytes on the wire, every
 `KEEPALIVE` seconds: less than 0.1 kbit/s, often enough for the UDP mappings of home routers
 (RFC 4787 asks for two minutes, many keep 30 seconds). A peer that does not answer what has to be
-acknowledged is asked every second and given up after `PATIENCE`.
+acknowledged is asked every second and given up after `PATIENCE`. A connection that rests costs
+nothing; whether its peer is still there is found out when it is used again.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from typing import Final
 
 KEEPALIVE: Final = 10.0
@@ -41,7 +43,8 @@ class PeerWatch:
     """
 
     def __init__(self, *, initiated: bool, now: float) -> None:
-        self._keepalive = KEEPALIVE if initiated else KEEPALIVE_ACCEPTED
+        self._awake = KEEPALIVE if initiated else KEEPALIVE_ACCEPTED
+        self._keepalive = self._awake
         self._patience = PATIENCE
         self._waiting_since: float | None = None
         self.deadline = now + self._keepalive
@@ -61,6 +64,15 @@ class PeerWatch:
         if self._waiting_since is None:
             self._waiting_since = now
             self.deadline = now + self._interval
+
+    def rest(self, now: float, *, resting: bool) -> None:
+        """Ask after silence no more, or ask again; an answer that is due stays due."""
+        keepalive = math.inf if resting else self._awake
+        if keepalive == self._keepalive:
+            return
+        self._keepalive = keepalive
+        if self._waiting_since is None:
+            self.deadline = now + keepalive
 
     def network_changed(self, now: float) -> None:
         """The host's own network changed: ask now, and be less patient."""

@@ -169,6 +169,13 @@ class Session:
             self._arm(now)
 
     @_contained
+    def rest(self, now: float, *, resting: bool) -> None:
+        """Keep the connection alive no more while nobody uses it, or keep it alive again."""
+        if not self._ended and self.accepted:
+            self._watch.rest(now, resting=resting)
+            self._arm(now)
+
+    @_contained
     def probe(self, now: float) -> None:
         """Check the path at once: the host's own network changed."""
         if self._ended or not self.accepted:

@@ -91,3 +91,21 @@ def test_an_answer_in_time_is_enough() -> None:
         watch.awaits(float(second))
         assert watch.due(second + 0.5, PTO) is Liveness.FINE
         watch.heard(second + 0.6)
+
+
+def test_who_rests_asks_nobody_but_notices_when_an_answer_stays_out() -> None:
+    watch = PeerWatch(initiated=True, now=0.0)
+    watch.rest(1.0, resting=True)
+    assert watch.due(100_000.0, PTO) is Liveness.FINE
+    watch.awaits(100_000.0)
+    _, gone = silent_until_gone(watch)
+    assert gone == pytest.approx(100_000.0 + PATIENCE)
+
+
+def test_who_rests_stays_at_rest_when_something_is_heard_until_it_is_woken() -> None:
+    watch = PeerWatch(initiated=True, now=0.0)
+    watch.rest(1.0, resting=True)
+    watch.heard(50.0)
+    assert watch.due(100_000.0, PTO) is Liveness.FINE
+    watch.rest(100_000.0, resting=False)
+    assert watch.deadline == 100_000.0 + KEEPALIVE
