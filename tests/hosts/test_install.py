@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
-from support.hosts import WholeHost
+from support.hosts import WholeHost, together
 
 CHECKOUT = Path(__file__).parents[2]
-ACCOUNTS = ("etc/passwd", "etc/shadow", "etc/group", "etc/gshadow", "etc/.pwd.lock")
-"""What systemd-sysusers writes; their backups end with a dash."""
+KEPT = (
+    "/etc/quicether",
+    "/var/lib/quicether",
+    "/var/log/quicether",
+    "/etc/systemd/system/quicether*.service.d",
+    "/etc/NetworkManager/system-connections",
+)
+"""Where uninstall leaves what people and the service made, as the README has it."""
+ACCOUNTS = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
+"""Where the user quicether is; the tools that write them leave backups that end with a dash."""
+OF_THE_HOST = (
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/machine-id",
+    "/etc/.pwd.lock",
+    *(f"{path}-" for path in ACCOUNTS),
+    "/var/log/*",
+    "/var/lib/NetworkManager/*",
+    "/var/lib/systemd/*",
+    "/var/cache/*",
+    "/var/tmp/*",
+)
+"""What two hosts do not have in common, installed or not."""
+FOLDERS = ("/boot", "/etc", "/opt", "/srv", "/usr", "/var")
+"""All that a distribution or an installation writes to and keeps; in / itself, the names alone."""
 
 
 @pytest.fixture
@@ -20,40 +45,6 @@ def host(installed: list[Path]) -> Iterator[WholeHost]:
     with WholeHost("installed", layers=installed) as host:
         shutil.copy(CHECKOUT / "bootstrap", host.root / "tmp/bootstrap")
         yield host
-
-
-@pytest.fixture
-def before() -> Iterator[WholeHost]:
-    """A host as it was before: nothing of QuicEther, not even what is on the machine below."""
-    with WholeHost("before") as host:
-        shutil.copy(CHECKOUT / "bootstrap", host.root / "tmp/bootstrap")
-        host.run(["/tmp/bootstrap", "uninstall", "--purge"])
-        yield host
-
-
-def written(layers: list[Path]) -> set[str]:
-    """Every path that `install` made or changed, relative to the root."""
-    return {str(path.relative_to(layer)) for layer in layers for path in layer.rglob("*")}
-
-
-def looks(path: Path) -> object:
-    """What must be equal for a path to be as it was: kind, owner, mode and content."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return "nothing"
-    if path.is_symlink():
-        content: object = path.readlink()
-    else:
-        content = path.read_bytes() if path.is_file() else None
-    return (status.st_mode, status.st_uid, status.st_gid, content)
-
-
-def differences(host: WholeHost, before: WholeHost, layers: list[Path]) -> set[str]:
-    """Paths that `install` wrote and that are not as on the host that has none of it."""
-    return {
-        name for name in written(layers) if looks(host.root / name) != looks(before.root / name)
-    }
 
 
 def test_installed_files_are_root_s_and_nobody_else_may_write(host: WholeHost) -> None:
@@ -80,26 +71,78 @@ def test_second_install_and_uninstall_tell_what_runs(host: WholeHost) -> None:
     assert host.run(["systemctl", "cat", "quicether.service"], check=False).returncode != 0
 
 
-def test_uninstall_leaves_only_keys_settings_and_the_user(
-    host: WholeHost, before: WholeHost, installed: list[Path]
-) -> None:
-    assert "opt/quicether/manifest" in differences(host, before, installed)
-    kept = {name for name in written(installed) if name.startswith(("etc/quicether", "var/lib/"))}
-    for _ in ("the first", "and again"):
-        host.run(["/tmp/bootstrap", "uninstall"])
-        left = differences(host, before, installed)
-        assert {name for name in left if name.rstrip("-") not in ACCOUNTS} <= kept
-    assert all((host.root / name).exists() for name in kept)
+def tree(host: WholeHost) -> dict[str, tuple[str, ...]]:
+    """Return every path of a host with kind, mode, owner, size, target, and what is in a file.
+
+    That is its hash in /etc, and when it was written elsewhere: both hosts of a test share it.
+    """
+    shown = r"%p\t%y\t%m\t%U\t%G\t%l\t%s\t%T@\n"
+    lines = host.run(["find", "/", "-maxdepth", "1", "-printf", shown]).stdout.splitlines()
+    find = ["find", *FOLDERS, "-xdev", "-printf", shown]
+    lines += host.run(find, timeout=60).stdout.splitlines()
+    found = {}
+    for line in lines:
+        path, kind, *rest, size, written = line.split("\t")
+        if any(fnmatch(path, each) for each in OF_THE_HOST) and not is_kept(path):
+            continue
+        content: tuple[str, ...] = ()
+        if kind == "f" and path.startswith("/etc/"):
+            content = (hashlib.sha256((host.root / path[1:]).read_bytes()).hexdigest(),)
+        elif kind == "f":
+            content = (size, written)
+        found[path] = (kind, *rest, *content)
+    return found
 
 
-def test_purge_takes_keys_settings_and_the_user_too(
-    host: WholeHost, before: WholeHost, installed: list[Path]
+def differences(one: dict[str, tuple[str, ...]], other: dict[str, tuple[str, ...]]) -> set[str]:
+    return {path for path in one.keys() | other.keys() if one.get(path) != other.get(path)}
+
+
+def use(host: WholeHost) -> None:
+    """Do what leaves traces: a network, a profile, a unit, a drop-in, a tunnel that was up."""
+    host.run(["quicether", "network", "create", "home", "--no-up"], timeout=60)
+    assert "quicether" in profiles(host)
+    drop_in = host.root / "etc/systemd/system/quicether.service.d/netns.conf"
+    drop_in.parent.mkdir()
+    shutil.copy(CHECKOUT / "systemd/netns.conf", drop_in)
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "--quiet", "enable", "--now", "quicether@home.service"], timeout=60)
+    host.wait_until((host.root / "var/log/quicether").is_dir, 10, "the service's folders")
+    assert "quicether0" in host.run(["ip", "-brief", "link"]).stdout
+
+
+def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
+    installed: list[Path],
 ) -> None:
-    key = host.root / "var/lib/quicether/node.key"
-    key.parent.mkdir(parents=True, exist_ok=True)
-    key.write_text("secret")
-    host.run(["/tmp/bootstrap", "uninstall", "--purge"])
-    assert not key.parent.exists()
-    # Accounts are edited in place; only the backups and the lock of the tools that do it stay.
-    left = differences(host, before, installed)
-    assert {name for name in left if not name.endswith(("-", ".pwd.lock"))} == set()
+    hosts = (WholeHost("before"), WholeHost("installed", layers=installed))
+    with together(*hosts) as (before, host):
+        for each in (before, host):
+            shutil.copy(CHECKOUT / "bootstrap", each.root / "tmp/bootstrap")
+        # Nothing of QuicEther, not even what is on the machine below.
+        before.run(["/tmp/bootstrap", "uninstall", "--purge"])
+        as_it_was = tree(before)
+        assert "/opt/quicether" not in as_it_was
+        assert (host.root / "opt/quicether/manifest").exists()
+        use(host)
+        host.run(["/tmp/bootstrap", "uninstall"], timeout=60)
+        said = host.run(["/tmp/bootstrap", "uninstall"]).stdout
+        left = differences(tree(host), as_it_was)
+        unexpected = {path for path in left if not is_kept(path) and path not in ACCOUNTS}
+        assert unexpected == set()
+        readme = (CHECKOUT / "README.md").read_text()
+        for path in KEPT:
+            assert any(fnmatch(each, f"{path}*") for each in left), path
+            assert f"`{path}`" in readme
+        assert "/etc/NetworkManager/system-connections/quicether.nmconnection" in said
+        assert "/var/log/quicether" in said
+        host.run(["/tmp/bootstrap", "uninstall", "--purge"])
+        assert differences(tree(host), as_it_was) == set()
+        assert "quicether" not in profiles(host)
+
+
+def is_kept(path: str) -> bool:
+    return any(fnmatch(path, each) or fnmatch(path, f"{each}/*") for each in KEPT)
+
+
+def profiles(host: WholeHost) -> str:
+    return host.run(["nmcli", "-g", "NAME", "connection"]).stdout
