@@ -21,6 +21,10 @@ from quicether.dht.contact import pack_endpoint, unpack_endpoint
 from quicether.errors import ProtocolError, TrustError
 from quicether.model import DropReason, NodeId, Prefix, UnderlayAddress
 
+MAX_CONTENTS: Final = 256
+"""Most contents that one node publishes, and most that are believed of one node."""
+MAX_KEYS: Final = 3
+"""Most keys that one content is kept under: its own, and two of the index."""
 NODE_TTL: Final = 3600
 GATEWAY_TTL: Final = 600
 MIN_TTL: Final = 60

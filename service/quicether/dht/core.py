@@ -65,7 +65,7 @@ class DhtConfig:
     rate: float = 50.0
     burst: float = 200.0
     limited_peers: int = 1024
-    lease: float = 1800.0
+    lease: float = 3600.0
     quorum: int = 3
     longest_ttl: int = NODE_TTL
     store: StoreLimits = field(default_factory=lambda: DEFAULT_LIMITS)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 from bisect import insort
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from quicether.dht.contact import Contact
@@ -194,6 +195,11 @@ class Lookup:
                 if len(found) == count:
                     break
         return found
+
+    def nearest(self, count: int) -> list[Contact]:
+        """Return the closest contacts that answered or may do so, closest first."""
+        near = (c.contact for _, c in self._order if c.state in _IN_WINDOW)
+        return list(islice(near, count))
 
     def _window(self) -> list[Candidate]:
         window: list[Candidate] = []

@@ -326,6 +326,7 @@ class DhtNode:
 
     def _gathered(self, now: float) -> None:
         newcomers, self._newcomers = self._newcomers, {}
+        self._watchers.dismiss(now)
         core = self._core
         neighbours = core.table.closest(core.me.key)
         if len(neighbours) == K:

@@ -17,7 +17,7 @@ from typing import Final
 
 from quicether.dht.buckets import K
 from quicether.dht.contact import Contact
-from quicether.dht.contents import NODE_TTL, Content, slot_of
+from quicether.dht.contents import MAX_CONTENTS, NODE_TTL, Content, slot_of
 from quicether.dht.core import Core
 from quicether.dht.events import Published
 from quicether.dht.lookup import Lookup
@@ -27,8 +27,6 @@ from quicether.dht.search import Search
 from quicether.errors import ConfigError
 from quicether.model import NodeId
 
-MAX_CONTENTS: Final = 256
-"""Most contents that one node publishes."""
 SETTLE: Final = 0.1
 """Seconds in which changes of one key gather before they are stored."""
 MAX_NAMED: Final = 8

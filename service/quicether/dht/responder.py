@@ -84,7 +84,7 @@ class Responder:
         elif outcome in (Outcome.NEW, Outcome.RENEWED):
             self._directory.offer(key, record, now)
             if outcome is Outcome.NEW:
-                self._watchers.changed(key, record, now)
+                self._watchers.changed(key, now)
         return outcome
 
     def _answer(self, peer: Contact, request: Request, now: float) -> Response:
@@ -97,8 +97,7 @@ class Responder:
                 results = tuple(self._store(key, wire, now) for wire in records)
                 return Stored(results, self._missing(peer, key, known))
             case Notify(key, records):
-                if self._directory.watches(key):
-                    self._directory.offer_wires(key, records, now)
+                self._directory.told(peer, key, records, now)
         return Pong()
 
     def _values(self, peer: Contact, request: FindValue, now: float) -> Values:

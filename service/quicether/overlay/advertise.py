@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quicether.dht.contents import (
+    MAX_CONTENTS,
     Content,
     GatewayContent,
     GatewaySubnetContent,
@@ -14,7 +15,6 @@ from quicether.dht.contents import (
     SubnetContent,
 )
 from quicether.dht.node import DhtNode
-from quicether.dht.publisher import MAX_CONTENTS
 from quicether.dht.records import RecordSigner
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.gateways import Offers
