@@ -23,7 +23,7 @@ READY_PATIENCE: Final = 2.5
 The tunnel is up without one too, and `nmcli connection up` is to return within 5 s then.
 """
 
-RETURN_PATIENCE: Final = 3.5
+RETURN_PATIENCE: Final = 4.2
 """Seconds that a service which was stopped may take to be back, as a restart of it does.
 
 A service that stays away is to be shown as down within 5 s.

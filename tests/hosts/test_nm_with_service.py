@@ -61,6 +61,14 @@ def active(host: WholeHost) -> bool:
     return "quicether" in host.run(show).stdout.split()
 
 
+def activation(host: WholeHost) -> str:
+    """Return the D-Bus path by which NetworkManager knows this activation of the profile."""
+    show = ["nmcli", "-g", "GENERAL.DBUS-PATH", "connection", "show", "quicether"]
+    found = host.run(show).stdout.strip()
+    assert found.startswith("/org/freedesktop/NetworkManager/ActiveConnection/")
+    return found
+
+
 def routed(host: WholeHost) -> set[str]:
     """Return the destinations that NetworkManager routes to the overlay, both families."""
     found = set()
@@ -113,6 +121,23 @@ def test_a_killed_service_is_shown_as_down_and_up_works_again(scene: Story) -> N
     scene.laptop.wait_until(lambda: not leftovers(scene.laptop), 5, "nothing is left")
     scene.up(scene.laptop)
     scene.laptop.wait_until(lambda: set(LAN) <= routed(scene.laptop), 15, "the prefixes")
+
+
+def test_a_restarted_service_keeps_the_connection_and_packets_flow_again(scene: Story) -> None:
+    scene.up(scene.home)
+    scene.up(scene.laptop)
+    nas = LAN[0].replace("0/24", "10")
+    ping = ["ping", "-c", "1", "-W", "1", nas]
+    scene.laptop.wait_until(lambda: scene.laptop.run(ping, check=False).returncode == 0, 15, nas)
+    before = activation(scene.laptop)
+    start = time.monotonic()
+    scene.laptop.run(["systemctl", "restart", "quicether.service"])
+    scene.laptop.wait_until(lambda: scene.laptop.run(ping, check=False).returncode == 0, 10, nas)
+    assert time.monotonic() - start < 5
+    # Another activation, as after a down and an up, would be another object.
+    assert activation(scene.laptop) == before
+    assert active(scene.laptop)
+    assert set(LAN) <= routed(scene.laptop)
 
 
 def test_a_killed_plugin_takes_the_tunnel_along_and_up_works_again(scene: Story) -> None:
