@@ -15,7 +15,7 @@ import shtab
 from argparse_manpage.manpage import Manpage
 from pydantic import TypeAdapter
 
-from quicether.bus.api import MANAGER, TUNNEL
+from quicether.bus.api import ERRORS, MANAGER, TUNNEL
 from quicether.bus.contract import BUS_NAME, ROOT_PATH, TUNNEL_PATH, Action
 from quicether.cli import report
 from quicether.cli.main import EPILOG, build_parser
@@ -135,8 +135,7 @@ def api_page() -> str:
         "Object manager and properties are the standard interfaces. Every method asks polkit for",
         "the action that stands beside it; reading a property asks for",
         _roff(f"{Action.STATUS}."),
-        "Errors have a name",
-        _roff("org.quicether1.Error.NAME, and a sentence for a person."),
+        "Errors have a name of those below, and a sentence for a person.",
     ]
     for interface in (MANAGER, TUNNEL):
         lines += [f".SH {interface.name}", _roff(interface.doc)]
@@ -151,6 +150,9 @@ def api_page() -> str:
             ]
         for item in interface.properties:
             lines += [".TP", rf"\fB{item.name}\fR ({item.signature})", _roff(item.doc)]
+    lines.append(".SH ERRORS")
+    for name, meaning in ERRORS.items():
+        lines += [".TP", rf"\fB{name}\fR", _roff(meaning)]
     lines.append(".SH EXAMPLES")
     for text, command in API_EXAMPLES:
         lines += [text, ".PP", ".nf", _roff(command), ".fi", ".PP"]

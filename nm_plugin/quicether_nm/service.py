@@ -13,7 +13,13 @@ from dbus_next.signature import Variant
 
 from quicether.bus import contract
 from quicether.bus.contract import ErrorName, How, LinkOwnerName, TunnelState
-from quicether.errors import ConfigError, HostError, TrustError, UnreachableError
+from quicether.errors import (
+    ConfigError,
+    HostError,
+    IdentityError,
+    TrustError,
+    UnreachableError,
+)
 from quicether_nm.busclient import PROPERTIES, CallError, add_match, call, plain, watch_name
 from quicether_nm.profile import Profile
 
@@ -84,7 +90,8 @@ class Service:
     async def up(self, profile: Profile) -> None:
         """Bring the profile's tunnel up, starting the service over D-Bus where it does not run.
 
-        Raises ConfigError: the service refuses the options. TrustError: it refuses us.
+        Raises ConfigError: the service refuses the options. IdentityError: this node's key or
+        certificate is no good. TrustError: the service refuses us, or somebody refuses this node.
         UnreachableError: it went away. HostError: it cannot be started, or it failed. The sentence
         is the service's own where it gave one.
         """
@@ -307,11 +314,13 @@ class Service:
         self._news.set()
 
 
-def _kind_of(error: CallError) -> ConfigError | TrustError | HostError:
+def _kind_of(error: CallError) -> ConfigError | IdentityError | TrustError | HostError:
     """Return the error of `Up` as the kind that says whose fault it is."""
     if error.name == ErrorName.INVALID:
         return ConfigError(str(error))
-    if error.name == ErrorName.NOT_AUTHORIZED:
+    if error.name == ErrorName.IDENTITY:
+        return IdentityError(str(error))
+    if error.name in (ErrorName.NOT_AUTHORIZED, ErrorName.NOT_TRUSTED):
         return TrustError(str(error))
     if error.name.startswith(("org.freedesktop.DBus.Error.", "org.freedesktop.systemd1.")):
         return HostError(

@@ -215,6 +215,8 @@ def test_up_right_behind_down_waits_for_the_earlier_tunnel_to_end() -> None:
         (ErrorName.FAILED, "UDP port 9000 is taken by another program", 1),
         (ErrorName.ALREADY_UP, "tunnel home is up with other settings", 1),
         (ErrorName.NOT_AUTHORIZED, "polkit did not answer", 0),
+        (ErrorName.IDENTITY, "the certificate of cafe-laptop expired on 2026-01-01", 0),
+        (ErrorName.NOT_TRUSTED, "the authority does not accept this node", 0),
     ],
 )
 def test_a_refusal_by_the_service_is_a_failure_with_its_sentence(

@@ -7,8 +7,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from quicether.bus.contract import LIST_LIMIT, MANAGER_INTERFACE, TUNNEL_INTERFACE, Action
+from quicether.bus.contract import (
+    LIST_LIMIT,
+    MANAGER_INTERFACE,
+    TUNNEL_INTERFACE,
+    Action,
+    ErrorName,
+)
 from quicether.bus.interface import Arg, Changes, Interface, Method, Property, Signal
+
+ERRORS: Final = {
+    ErrorName.FAILED: "It did not work, for a reason that the sentence gives: the machine refused "
+    "something, a peer does not answer.",
+    ErrorName.INVALID: "An argument, a setting or a stored file is wrong; whoever wrote it can "
+    "mend it.",
+    ErrorName.NOT_FOUND: "There is no such tunnel, neither up nor stored.",
+    ErrorName.NOT_AUTHORIZED: "polkit does not allow the action to the caller.",
+    ErrorName.ALREADY_UP: "The tunnel is up with other settings, or held by another program.",
+    ErrorName.IDENTITY: "This node's own key or certificate is missing, damaged, exposed, expired "
+    "or revoked.",
+    ErrorName.NOT_TRUSTED: "The network's authority or a peer is not what it claims to be, or does "
+    "not accept this node.",
+}
+"""What each error of the API means."""
 
 MANAGER: Final = Interface(
     MANAGER_INTERFACE,

@@ -102,6 +102,8 @@ class ErrorName(enum.StrEnum):
     NOT_FOUND = "org.quicether1.Error.NotFound"
     NOT_AUTHORIZED = "org.quicether1.Error.NotAuthorized"
     ALREADY_UP = "org.quicether1.Error.AlreadyUp"
+    IDENTITY = "org.quicether1.Error.Identity"
+    NOT_TRUSTED = "org.quicether1.Error.NotTrusted"
 
 
 class Action(enum.StrEnum):

@@ -25,7 +25,7 @@ from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError
 from quicether.bus.guard import Call
 from quicether.bus.interface import Interface, Method, Property, introspection
 from quicether.bus.wire import decode, encode
-from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
+from quicether.errors import OWN_FAULT, ConfigError, IdentityError, QuicEtherError, TrustError
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +251,10 @@ def describe(error: Exception) -> tuple[str, str]:
             return ErrorName.ALREADY_UP.value, str(error)
         case ConfigError():
             return ErrorName.INVALID.value, str(error)
+        case IdentityError():
+            return ErrorName.IDENTITY.value, str(error)
+        case TrustError():
+            return ErrorName.NOT_TRUSTED.value, str(error)
         case QuicEtherError():
             return ErrorName.FAILED.value, str(error)
     log.error("a D-Bus call failed for a reason of our own", exc_info=error)
