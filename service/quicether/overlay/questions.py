@@ -29,6 +29,7 @@ class Questions:
     """The addresses that are looked up now, and those that nobody has.
 
     found: takes each outcome, None after the last; tells whether the address has a route now.
+    That nobody has an address is remembered only where every lookup ran and somebody answered it.
     Bounded by the lookups that the DHT machine runs at once.
     """
 
@@ -45,6 +46,7 @@ class Questions:
         self._found = found
         self._clock = clock
         self._open: dict[bytes, int] = {}
+        self._unsure: set[bytes] = set()
         self._waiting: dict[bytes, list[asyncio.Event]] = {}
         self._nothing: OrderedDict[bytes, float] = OrderedDict()
 
@@ -63,6 +65,8 @@ class Questions:
             try:
                 self._find(key, lambda done: self._answered(destination, done))
             except UnreachableError:
+                if destination in self._open:
+                    self._unsure.add(destination)
                 break
             self._open[destination] = self._open.get(destination, 0) + 1
         return destination in self._open
@@ -90,12 +94,17 @@ class Questions:
 
     def _answered(self, destination: bytes, done: LookupDone) -> None:
         has_route = self._found(destination, done)
+        if not done.closest and not done.records:
+            self._unsure.add(destination)
         self._open[destination] -= 1
         if self._open[destination]:
             return
         del self._open[destination]
-        if not has_route and not self._found(destination, None):
+        unsure = destination in self._unsure
+        self._unsure.discard(destination)
+        if not has_route and not self._found(destination, None) and not unsure:
             self._nothing[destination] = self._clock() + NOTHING_FOR
+            self._nothing.move_to_end(destination)
             if len(self._nothing) > MAX_NOTHING:
                 self._nothing.popitem(last=False)
         self._release(destination)
