@@ -164,6 +164,7 @@ class Tunnel:
         self._settled_by = time.monotonic() + SETTLE_TIME
         self.state = TunnelState.RUNNING
         self._tasks.keep(self._follow())
+        self._tasks.keep(self._discovery.run())
         self._tasks.start(self._settle())
         self._tasks.keep(self._keep_house())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,8 @@ from quicether.overlay.neighbours import AuditEvents
 from quicether.overlay.pool import Pool
 from quicether.transport.endpoint import Connection
 from quicether.transport.messages import RpcKind
+
+log = logging.getLogger(__name__)
 
 CLOCK_STEP: Final = 1.0
 """Seconds by which the host's clock has to be set for records to be judged by the new time."""
@@ -121,7 +124,7 @@ class DhtDriver:
                 if isinstance(event, SendRequest):
                     self._send(event)
                 else:
-                    self._told(event)
+                    self._do(self._told, event)
         self._set_timer()
 
     def _send(self, request: SendRequest) -> None:
@@ -131,18 +134,31 @@ class DhtDriver:
 
     async def _ask(self, request: SendRequest) -> None:
         contact = request.contact
+        answer: bytes | None = None
         try:
             async with asyncio.timeout(request.timeout):
                 connection = await self._pool.reach(contact.node_id, contact.endpoints)
                 body = bytes([RpcKind.DHT]) + request.body
                 answer = await connection.request(body, request.timeout)
         except (TimeoutError, QuicEtherError):
-            self.node.failed(request.call, self._clock())
+            log.debug("node %s does not answer", contact.node_id.short)
+        except Exception:
+            log.exception("node %s cannot be asked by a fault of our own", contact.node_id.short)
+        if answer is None:
+            self._do(self.node.failed, request.call, self._clock())
         else:
             self._verifier.sender = connection.member
-            self.node.response(request.call, answer, self._clock())
+            self._do(self.node.response, request.call, answer, self._clock())
             self._verifier.sender = None
         self.pump()
+
+    @staticmethod
+    def _do(action: Callable[..., None], *arguments: object) -> None:
+        """Call the machine, or who hears of it. A fault in one place must not stop the others."""
+        try:
+            action(*arguments)
+        except Exception:
+            log.exception("a fault in the discovery of nodes and prefixes")
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -158,7 +174,7 @@ class DhtDriver:
         offset = self._wall() - now
         if abs(offset - self.node.clock_offset) > CLOCK_STEP:
             self.node.clock_offset = offset
-        self.node.handle_timers(now)
+        self._do(self.node.handle_timers, now)
         self.pump()
 
 

@@ -63,7 +63,10 @@ FAREWELL: Final = 1.0
 
 
 class Discovery:
-    """Implements `neighbours.Discovery` for one tunnel. Runs between `start` and `close`."""
+    """Implements `neighbours.Discovery` for one tunnel, between `start` and `close`.
+
+    Its owner keeps `run` running: what fails there is the tunnel's failure.
+    """
 
     def __init__(
         self,
@@ -105,12 +108,13 @@ class Discovery:
         self._located: OrderedDict[NodeId, tuple[float, bool]] = OrderedDict()
         self._lost: dict[NodeId, float] = {}
         self._save_at = float("inf")
-        self._running: asyncio.Task[None] | None = None
+        self._running = False
 
     # -- life --------------------------------------------------------------------------------
 
     def start(self, routes: str | tuple[Prefix, ...], bootstrap: Iterable[HostPort]) -> None:
         """Begin. routes, bootstrap: as in the settings."""
+        self._running = True
         self._mesh.discovery = self
         self._mesh.follow(self._connected)
         self._mesh.answer_with(RpcKind.DHT, self._driver)
@@ -118,7 +122,12 @@ class Discovery:
         self.use(routes, bootstrap)
         self._driver.start()
         self.advertise(self._mesh.hello().prefixes, self._mesh.offers)
-        self._running = asyncio.get_running_loop().create_task(self._keep_house())
+
+    async def run(self) -> None:
+        """Keep house as long as the tunnel is up; to be cancelled before `close`."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            await self._keep_house()
 
     def use(self, routes: str | tuple[Prefix, ...], bootstrap: Iterable[HostPort]) -> None:
         """Follow other prefixes, and use other bootstrap addresses, from now on."""
@@ -135,11 +144,9 @@ class Discovery:
 
     async def close(self) -> None:
         """Withdraw what this node said, keep the peers for the next run, and stop. Idempotent."""
-        if self._running is None:
+        if not self._running:
             return
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
-        self._running = None
+        self._running = False
         self._mesh.discovery = None
         await self._bootstrap.save(self._node.contacts())
         self._advertiser.withdraw_all(self._clock())
@@ -170,18 +177,12 @@ class Discovery:
         asked, hope = self._located.get(node, _NEVER)
         if now < asked + LOCATE_AGAIN:
             return hope
-        self._note(node, now, hope=True)
-        known = self._reach(node)
-        try:
-            self._find(node_key(self._network_id, node), partial(self._has_located, node))
-            self._find(gateway_key(self._network_id, node), self._take)
-        except UnreachableError as error:
-            log.debug("node %s is not looked for: %s", node.short, error)
-            self._note(node, now, hope=known)
+        hope = self._look_for(node, now)
         for rival in self._rivals(node):
-            self.locate(rival)
+            if now >= self._located.get(rival, _NEVER)[0] + LOCATE_AGAIN:
+                self._look_for(rival, now)
         self._driver.pump()
-        return known or self._node.joined
+        return hope
 
     def seek(self, node: NodeId) -> None:
         """Try a node again where it was found, as often as asked; look for it anew at times."""
@@ -294,6 +295,18 @@ class Discovery:
             self.locate(hop.node)
         return True
 
+    def _look_for(self, node: NodeId, now: float) -> bool:
+        """Look for one node, wherever it may be; False: there is nobody to ask."""
+        self._note(node, now, hope=True)
+        known = self._reach(node)
+        try:
+            self._find(node_key(self._network_id, node), partial(self._has_located, node))
+            self._find(gateway_key(self._network_id, node), self._take)
+        except UnreachableError as error:
+            log.debug("node %s is not looked for: %s", node.short, error)
+            self._note(node, now, hope=known)
+        return known or self._node.joined
+
     def _has_located(self, node: NodeId, found: LookupDone) -> None:
         self._take(found)
         if self._mesh.peers.active(node) is None and not self._reach(node):
@@ -321,17 +334,21 @@ class Discovery:
             self._located.popitem(last=False)
 
     def _rivals(self, node: NodeId) -> list[NodeId]:
-        """Return other nodes at which the prefixes of a node that does not answer may be had."""
+        """Return other nodes at which the prefixes of a node that does not answer may be had.
+
+        Those that were looked for longest ago: where most of many are dead, all have their turn.
+        """
         routes, active = self._mesh.routes, self._mesh.peers.active
-        rivals: dict[NodeId, None] = {}
-        for prefix in self._findings.prefixes(node):
-            for route in routes.candidates(prefix):
-                other = route.next_hop.node
-                if other is not None and other != node and active(other) is None:
-                    rivals[other] = None
-            if len(rivals) >= MAX_RIVALS:
-                break
-        return list(rivals)[:MAX_RIVALS]
+        rivals = {
+            other: None
+            for prefix in self._findings.prefixes(node)
+            for route in routes.candidates(prefix)
+            if (other := route.next_hop.node) is not None
+            and other != node
+            and active(other) is None
+        }
+        by_turn = sorted(rivals, key=lambda other: self._located.get(other, _NEVER)[0])
+        return by_turn[:MAX_RIVALS]
 
     # -- upkeep ------------------------------------------------------------------------------
 
@@ -353,19 +370,17 @@ class Discovery:
         self._driver.pump()
 
     async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING)
-            now = self._clock()
-            self._pool.sweep()
-            contacts = self._node.contacts()
-            self._mesh.peers.forget_spent(found_somebody=bool(contacts))
-            self._changed |= self._findings.expire(self._wall())
-            self._let_go(now)
-            self._apply()
-            self._advertise()
-            if now >= self._save_at:
-                self._save_at = now + SAVE_EVERY
-                await self._bootstrap.save(contacts)
+        now = self._clock()
+        self._pool.sweep()
+        contacts = self._node.contacts()
+        self._mesh.peers.forget_spent(found_somebody=bool(contacts))
+        self._changed |= self._findings.expire(self._wall())
+        self._let_go(now)
+        self._apply()
+        self._advertise()
+        if now >= self._save_at:
+            self._save_at = now + SAVE_EVERY
+            await self._bootstrap.save(contacts)
 
     def _let_go(self, now: float) -> None:
         """Believe peers that are gone, and that nobody configured, no longer on their word."""
