@@ -24,10 +24,12 @@ from quicether.identity.enrolment import Admission
 from quicether.identity.invite_code import InviteCode
 from quicether.identity.keys import NodeKey
 from quicether.model import UnderlayAddress
-from quicether.transport.enrolment import enrol
+from quicether.transport.enrolment import BusyError, enrol
 
 PATIENCE: Final = 8.0
 """Seconds that one address of the inviter has to answer."""
+PAUSES: Final = (2.0, 5.0, 10.0)
+"""Seconds before it is asked again, each time that it is busy."""
 _MAX_ADDRESSES: Final = 8
 
 
@@ -43,18 +45,33 @@ class Joined:
     inviter: bytes
 
 
+class RefusedError(TrustError):
+    """The inviter itself refuses the code."""
+
+
 def ask_inviter(code: InviteCode, key: NodeKey) -> Joined:
     """Ask at each endpoint of the code until one answers.
 
     Raises TrustError: the code is refused, or somebody else answers; ProtocolError: what answers
-    takes no machines in; UnreachableError: nobody answers.
+    takes no machines in; UnreachableError: nobody answers, or (BusyError) not now.
     """
-    return asyncio.run(_ask_everywhere(code, key))
+    return asyncio.run(_ask_patiently(code, key))
+
+
+async def _ask_patiently(code: InviteCode, key: NodeKey) -> Joined:
+    """Ask again a few times where the inviter is busy."""
+    for pause in PAUSES:
+        try:
+            return await _ask_everywhere(code, key)
+        except BusyError:
+            await asyncio.sleep(pause)
+    return await _ask_everywhere(code, key)
 
 
 async def _ask_everywhere(code: InviteCode, key: NodeKey) -> Joined:
     refusal: QuicEtherError | None = None
     silent: list[str] = []
+    busy = False
     for endpoint in code.endpoints:
         where = HostPort(*endpoint)
         try:
@@ -65,12 +82,21 @@ async def _ask_everywhere(code: InviteCode, key: NodeKey) -> Joined:
         for address in addresses:
             try:
                 return await _ask(code, key, where, address)
+            except RefusedError:
+                raise
+            except BusyError:
+                busy = True
             except (UnreachableError, HostError) as error:
                 silent.append(str(error))
             except (TrustError, ProtocolError) as error:
                 # Another endpoint may still be the inviter's: this address may be somebody
                 # else's by now, or on this network.
                 refusal = error
+    if busy:
+        raise BusyError(
+            "the inviter is busy, because many machines ask it; the code is still good: try again "
+            "in a minute"
+        )
     if refusal is not None:
         raise refusal
     raise UnreachableError(
@@ -95,7 +121,7 @@ async def _ask(code: InviteCode, key: NodeKey, where: HostPort, address: Underla
         ) from None
     except TrustError as error:
         if not shown or _is_inviter(code, shown[0]):
-            raise TrustError(
+            raise RefusedError(
                 f"the inviter refuses this code ({error}); if it was withdrawn or tried too "
                 "often, ask for a new one"
             ) from None

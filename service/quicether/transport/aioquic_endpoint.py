@@ -138,8 +138,7 @@ class AioquicEndpoint:
         """Answer `ENROL_ALPN` connections through handler; None (the default) refuses them."""
         self._desk = None
         if handler is not None:
-            node = self._node
-            self._desk = EnrolmentDesk(handler, node.events, self.counters, node.clock())
+            self._desk = EnrolmentDesk(handler, self._node.events, self.counters)
         self._configure()
 
     async def close(self) -> None:

@@ -35,6 +35,8 @@ class CloseCode(enum.IntEnum):
     DUPLICATE = 3
     """Both sides connected at once and the other connection is kept."""
     REVOKED = 4
+    BUSY = 5
+    """Not now: asking again later helps."""
 
 
 class Connection(Protocol):

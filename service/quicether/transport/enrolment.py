@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from ipaddress import ip_address
 from typing import Final
 
@@ -18,6 +18,7 @@ from cryptography import x509
 from quicether.counters import Counters
 from quicether.errors import ProtocolError, QuicEtherError, TrustError, UnreachableError
 from quicether.model import DropReason, UnderlayAddress
+from quicether.transport.allowance import Allowance, whereabouts
 from quicether.transport.carrier import UdpCarrier
 from quicether.transport.connection import error_of
 from quicether.transport.endpoint import ENROL_ALPN, CloseCode, EndpointEvents, EnrolHandler
@@ -33,45 +34,51 @@ MAX_REQUEST: Final = 16_384
 """Largest request for a certificate, in bytes."""
 MAX_ANSWER: Final = 65_536
 """Largest answer to one, in bytes."""
-MAX_ENROLLING: Final = 8
-"""Machines that are served at one time."""
-TRIES_A_SECOND: Final = 1.0
-TRIES_AT_ONCE: Final = 10
-"""Requests answered in a burst; after that as many as `TRIES_A_SECOND`."""
+MAX_ENROLLING: Final = 32
+MAX_ENROLLING_FROM_ONE: Final = 4
+"""Machines that are served at one time: all together, and of one network's (IPv6) or address."""
+AT_ONCE: Final = 50
+EVERY: Final = 0.1
+"""Requests of all machines in a burst, and seconds in which one more is answered."""
+AT_ONCE_FROM_ONE: Final = 5
+EVERY_FROM_ONE: Final = 10.0
+"""The same for one network or address, so that nobody takes the others' turn."""
 ANSWER_TIMEOUT: Final = 15.0
 """Seconds from the end of the handshake to the end of the connection."""
 
 _SERVED: Final = "served"
 
 
-class EnrolmentDesk:
-    """Bounds how many strangers are served, at one time and by the second."""
+class BusyError(UnreachableError):
+    """A node that takes machines in has too many of them now. Asking again later helps."""
 
-    def __init__(
-        self, handler: EnrolHandler, events: EndpointEvents, counters: Counters, now: float
-    ) -> None:
+
+class EnrolmentDesk:
+    """Bounds how many strangers are served, at one time and by the second, and by origin."""
+
+    def __init__(self, handler: EnrolHandler, events: EndpointEvents, counters: Counters) -> None:
         self.handler = handler
         self.events = events
         self.counters = counters
-        self._tries = float(TRIES_AT_ONCE)
-        self._counted_at = now
-        self._serving: set[EnrolmentServer] = set()
+        self._everybody = Allowance(AT_ONCE, EVERY)
+        self._each = Allowance(AT_ONCE_FROM_ONE, EVERY_FROM_ONE)
+        self._serving: dict[EnrolmentServer, Hashable] = {}
 
-    def admit(self, server: EnrolmentServer, now: float) -> bool:
+    def admit(self, server: EnrolmentServer, remote: UnderlayAddress, now: float) -> bool:
         """Tell whether server may go on; it calls `leave` in the end."""
-        earned = (now - self._counted_at) * TRIES_A_SECOND
-        self._tries = min(float(TRIES_AT_ONCE), self._tries + earned)
-        self._counted_at = now
-        if self._tries < 1 or len(self._serving) >= MAX_ENROLLING:
+        origin = whereabouts(remote)
+        there = sum(each == origin for each in self._serving.values())
+        room = len(self._serving) < MAX_ENROLLING and there < MAX_ENROLLING_FROM_ONE
+        # One's own allowance first: who has used it up takes nothing from everybody's.
+        if not (room and self._each.take(origin, now) and self._everybody.take(None, now)):
             self.counters.drop(DropReason.RPC_LIMITED)
             return False
-        self._tries -= 1
-        self._serving.add(server)
+        self._serving[server] = origin
         return True
 
     def leave(self, server: EnrolmentServer) -> None:
         """Make room for the next one."""
-        self._serving.discard(server)
+        self._serving.pop(server, None)
 
 
 class EnrolmentServer:
@@ -87,8 +94,8 @@ class EnrolmentServer:
 
     def established(self, protocol: str | None) -> None:
         """Let the machine speak if there is room for it."""
-        if not self._desk.admit(self, self._clock()):
-            self._close(CloseCode.REFUSED, "too many machines ask to join; try again later")
+        if not self._desk.admit(self, self._session.remote, self._clock()):
+            self._close(CloseCode.BUSY, "too many machines ask to join; try again later")
 
     def stream_data(self, stream_id: int, data: bytes, *, end: bool) -> None:
         """Gather the request."""
@@ -227,9 +234,9 @@ async def enrol(
     question: makes the request for the node that proved to own the certificate, or raises
     TrustError if it is not the right one; then nothing goes out. timeout: seconds for all of it.
     mark: SO_MARK of the packets.
-    Raises UnreachableError: no answer in time; TrustError: refused, by either side; ProtocolError:
-    the request or the answer is too large, or the node does not take requests; HostError: no
-    socket.
+    Raises UnreachableError: no answer in time, or (BusyError) not now; TrustError: refused, by
+    either side; ProtocolError: the request or the answer is too large, or the node does not take
+    requests; HostError: no socket.
     """
     anywhere = "::" if ip_address(address.host).version == 6 else "0.0.0.0"  # noqa: S104
     carrier = UdpCarrier(UnderlayAddress(anywhere, 0), counters=Counters(), mark=mark)
@@ -252,4 +259,6 @@ async def enrol(
 def _refusal(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
     if ending.application and ending.code == CloseCode.REFUSED:
         return TrustError(f"{remote} refuses: {ending.reason}")
+    if ending.application and ending.code == CloseCode.BUSY:
+        return BusyError(f"{remote} is busy: {ending.reason}")
     return error_of(ending, remote)

@@ -24,8 +24,9 @@ from quicether.identity.invite_code import InviteCode
 from quicether.identity.keys import NodeKey
 from quicether.identity.registrar import Registrar
 from quicether.identity.store import NetworkStore
-from quicether.model import UnderlayAddress
+from quicether.model import DropReason, UnderlayAddress
 from quicether.overlay.gate import Gate
+from quicether.transport import enrolment as enrolment_desk
 from quicether.transport.enrolment import enrol as ask
 from support.certificates import Identity, Network
 from support.endpoints import RecordedEndpoint
@@ -127,6 +128,31 @@ def test_a_wrong_secret_gets_one_sentence_and_is_written_down(tmp_path: Path) ->
             await endpoint.events.until(lambda: endpoint.events.refusals)
             # The true code is no worse for it.
             assert (await join(code)).admission.certificate
+
+    asyncio.run(main())
+
+
+def test_a_busy_inviter_is_asked_again_and_never_said_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrol, "PAUSES", (0.1, 0.1))
+    monkeypatch.setattr(enrolment_desk, "AT_ONCE_FROM_ONE", 1)
+
+    async def main() -> None:
+        inviter = Inviter(tmp_path)
+        monkeypatch.setattr(enrolment_desk, "EVERY_FROM_ONE", 1e6)
+        async with inviter.listening() as endpoint:
+            code = inviter.invite(endpoint.local_address.port)
+            assert (await join(code)).admission.certificate
+            with pytest.raises(enrolment_desk.BusyError, match="the code is still good"):
+                await join(code)
+            assert endpoint.counters.drops[DropReason.RPC_LIMITED] == 3
+        monkeypatch.setattr(enrolment_desk, "EVERY_FROM_ONE", 0.15)
+        async with inviter.listening() as endpoint:
+            code = replace(code, endpoints=(("127.0.0.1", endpoint.local_address.port),))
+            for _ in range(2):
+                assert (await join(code)).admission.certificate
+        assert inviter.asked == 3
 
     asyncio.run(main())
 

@@ -15,8 +15,8 @@ from quicether.errors import HostError, ProtocolError, TrustError
 from quicether.identity import renewal
 from quicether.identity.authority import Authority
 from quicether.identity.keys import NodeKey
-from quicether.model import DropReason, UnderlayAddress
-from quicether.overlay.gate import MAX_ASKERS, Allowance, Gate
+from quicether.model import UnderlayAddress
+from quicether.overlay.gate import Gate
 from support.fake_endpoint import FakeConnection, FakeEndpoint, FakeUnderlay
 from support.fake_overlay import member
 
@@ -60,49 +60,6 @@ class Scene:
         endpoint = FakeEndpoint(FakeUnderlay(), HERE, who)
         connection = FakeConnection(endpoint, who, HERE, initiated=False)
         return asyncio.run(self.gate.answer(connection, body))
-
-
-def test_allowance_is_a_burst_and_then_one_at_a_time() -> None:
-    allowance = Allowance(at_once=3, every=10.0)
-    assert [allowance.take("a", 0.0) for _ in range(4)] == [True, True, True, False]
-    assert allowance.take("b", 0.0)
-    assert not allowance.take("a", 9.9)
-    assert allowance.take("a", 10.0)
-    assert not allowance.take("a", 10.1)
-    assert [allowance.take("a", 1000.0) for _ in range(4)] == [True, True, True, False]
-
-
-def test_allowance_keeps_few_askers_and_forgets_the_most_silent() -> None:
-    allowance = Allowance(at_once=1, every=1e9)
-    for asker in range(MAX_ASKERS):
-        assert allowance.take(asker, 0.0)
-    assert not allowance.take(0, 1.0)
-    assert allowance.take("one more", 1.0)
-    assert not allowance.take(0, 1.0)  # it spoke lately
-    assert allowance.take(1, 1.0)  # it was forgotten
-
-
-def test_one_host_cannot_take_the_others_turn() -> None:
-    scene = Scene()
-    for _ in range(5):
-        assert scene.enrol("192.0.2.7") == b"signed"
-    for _ in range(3):
-        with pytest.raises(TrustError, match=r"192\.0\.2\.7 asks to join too often"):
-            scene.enrol("192.0.2.7")
-    assert len(scene.registrar.bodies) == 5
-    assert scene.counters.drops[DropReason.RPC_LIMITED] == 3
-    assert scene.enrol("192.0.2.8") == b"signed"
-    scene.clock.now = 10.0
-    assert scene.enrol("192.0.2.7") == b"signed"
-
-
-def test_a_host_s_whole_ipv6_network_counts_as_one() -> None:
-    scene = Scene()
-    for number in range(5):
-        scene.enrol(f"2001:db8:0:1::{number + 1:x}")
-    with pytest.raises(TrustError, match="too often"):
-        scene.enrol("2001:db8:0:1:ffff::1")
-    assert scene.enrol("2001:db8:0:2::1") == b"signed"
 
 
 def test_a_member_asks_now_and_then() -> None:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
 
+from quicether.counters import Counters
 from quicether.errors import HostError, ProtocolError, QuicEtherError, TrustError, UnreachableError
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport import enrolment
-from quicether.transport.enrolment import MAX_REQUEST, TRIES_AT_ONCE, enrol
+from quicether.transport.enrolment import (
+    AT_ONCE,
+    AT_ONCE_FROM_ONE,
+    EVERY,
+    MAX_ENROLLING,
+    MAX_REQUEST,
+    BusyError,
+    EnrolmentDesk,
+    EnrolmentServer,
+    enrol,
+)
 from support.certificates import Identity, Network
 from support.endpoints import RecordedEndpoint, join
 
@@ -139,7 +151,7 @@ def test_what_is_too_large_or_too_slow_is_an_error(monkeypatch: pytest.MonkeyPat
 
 def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        monkeypatch.setattr(enrolment, "MAX_ENROLLING", 2)
+        monkeypatch.setattr(enrolment, "MAX_ENROLLING_FROM_ONE", 2)
         network = Network()
         office = Office()
         office.wait = asyncio.Event()
@@ -151,16 +163,56 @@ def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatc
             ]
             done, pending = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             (full,) = done
-            with pytest.raises(TrustError, match="too many"):
+            with pytest.raises(BusyError, match="too many"):
                 full.result()
             office.wait.set()
             assert await asyncio.gather(*pending) == [b"ba", b"ba"]
             served = 2
-            with pytest.raises(TrustError, match="too many"):
-                while served <= 2 * TRIES_AT_ONCE:
+            with pytest.raises(BusyError, match="too many"):
+                while served <= 2 * AT_ONCE_FROM_ONE:
                     await enrol(home.local_address, only(home.identity, b"ab"), 10)
                     served += 1
-            assert served <= TRIES_AT_ONCE + 2
+            assert served == AT_ONCE_FROM_ONE
             assert home.counters.drops[DropReason.RPC_LIMITED] == 2
 
     asyncio.run(main())
+
+
+class Desk:
+    """A desk, and whoever comes to it. Nobody leaves by themselves."""
+
+    def __init__(self) -> None:
+        self.desk = EnrolmentDesk(cast(Any, None), cast(Any, None), Counters())
+
+    def comes(self, host: str, now: float, *, stays: bool = False) -> bool:
+        server = cast(EnrolmentServer, object())
+        admitted = self.desk.admit(server, UnderlayAddress(host, 4711), now)
+        if not stays:
+            self.desk.leave(server)
+        return admitted
+
+
+def test_a_stranger_who_asks_all_the_time_keeps_nobody_out() -> None:
+    desk = Desk()
+    for second in range(600):
+        for _ in range(3):
+            desk.comes("192.0.2.66", second)
+        desk.comes(f"2001:db8::66:{second:x}", second)
+    assert not desk.comes("192.0.2.66", 600)
+    assert desk.comes("192.0.2.1", 600)
+    assert desk.comes("2001:db8:0:1::1", 600)
+    # Nor does one who asks and then waits.
+    for _ in range(5):
+        desk.comes("192.0.2.77", 600, stays=True)
+    assert desk.comes("192.0.2.2", 600)
+
+
+def test_everybody_together_is_bounded_too() -> None:
+    desk = Desk()
+    hosts = [f"198.51.100.{number}" for number in range(1, AT_ONCE + 2)]
+    assert [desk.comes(host, 0.0) for host in hosts] == [*[True] * AT_ONCE, False]
+    assert desk.comes("203.0.113.1", EVERY + 0.01)
+    desk = Desk()
+    for host in hosts[:MAX_ENROLLING]:
+        assert desk.comes(host, 0.0, stays=True)
+    assert not desk.comes("203.0.113.1", 0.0)
