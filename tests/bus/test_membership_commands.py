@@ -85,7 +85,8 @@ def test_the_code_alone_is_on_standard_output(
         assert main(["invite", "laptop"]) == 0
     out, err = capsys.readouterr()
     assert InviteCode.parse(out).network == NETWORK
-    assert f"sudo quicether join {out.strip()}" in err
+    assert "sudo quicether join\nwhich asks for the code." in err
+    assert out.strip() not in err
 
 
 def test_renew_goes_to_the_tunnel_that_is_meant(bus: PrivateBus, run: Run) -> None:

@@ -82,7 +82,8 @@ def test_four_commands_to_a_ping(installed: list[Path], manager: Manager) -> Non
         begun = time.monotonic()
         created = ask(home, "network", "create", "home", "--prefix", "192.168.77.0/24")
         code = home.run(["quicether", "invite", "laptop", "--prefix", "192.168.7.0/24"]).stdout
-        joined = ask(laptop, "join", *code.split())
+        answer = laptop.run(["quicether", "join", "-", "--json"], input=code, timeout=60).stdout
+        joined = json.loads(answer)
         laptop.run(joined["next"].split(), timeout=60)
         home_address = created["node"]["addresses"][0]
         laptop.wait_until(lambda: reaches(laptop, home_address), 5, "a ping through the tunnel")

@@ -101,7 +101,7 @@ def _invite(arguments: argparse.Namespace) -> int:
             segno.make(str(code), error="l").terminal(compact=True)
         offline.note(
             f"On {arguments.name}, until {now + arguments.expires:%Y-%m-%d %H:%M} UTC, once:\n"
-            f"  sudo quicether join {code}"
+            "  sudo quicether join\nwhich asks for the code."
         )
     if not up:
         offline.note(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import UTC, datetime
 from typing import Final
 
 from quicether.cli import local, offline
 from quicether.cli.exits import NoDaemonError, UsageError
 from quicether.errors import ConfigError, HostError, IdentityError
-from quicether.identity.invite_code import InviteCode
+from quicether.identity.invite_code import MAX_TEXT, InviteCode
 from quicether.identity.store import NetworkStore
 
 _MOST_OF_A_FAMILY: Final = 2
@@ -48,7 +49,13 @@ def _add_join(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "settings, and add a NetworkManager profile where NetworkManager runs, or enable the "
         "network's unit where it does not.",
     )
-    join.add_argument("code", nargs="+", metavar="CODE", help="from `quicether invite`")
+    join.add_argument(
+        "code",
+        nargs="*",
+        metavar="CODE",
+        help="from `quicether invite`; - reads it from standard input, and without one it is asked "
+        "for, so that it stands in no log and no list of processes",
+    )
     join.set_defaults(func=_join)
 
 
@@ -67,11 +74,8 @@ def _join(arguments: argparse.Namespace) -> int:
     from quicether.cli.activation import activations
     from quicether.cli.enrol import ask_inviter
 
-    try:
-        code = InviteCode.parse(" ".join(arguments.code))
-    except ConfigError as error:
-        raise UsageError(str(error)) from None
     local.require_root("join")
+    code = _code(arguments.code)
     store = NetworkStore.of_system(code.network)
     if store.has_authority:
         raise ConfigError(
@@ -99,6 +103,20 @@ def _join(arguments: argparse.Namespace) -> int:
     }
     offline.say(arguments, answer, "\n".join(lines))
     return 0
+
+
+def _code(words: list[str]) -> InviteCode:
+    """Return the code that was given, or is given now. Raises UsageError."""
+    if words in ([], ["-"]):
+        if not words and not sys.stdin.isatty():
+            raise UsageError("no code is given; - reads it from standard input")
+        if sys.stdin.isatty():
+            print("Code: ", end="", file=sys.stderr, flush=True)
+        words = [sys.stdin.readline(MAX_TEXT + 1)]
+    try:
+        return InviteCode.parse(" ".join(words))
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
 
 
 def _settings_text(network: str, current: bool, peer: str) -> str:

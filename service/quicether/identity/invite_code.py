@@ -30,10 +30,11 @@ SECRET_BYTES: Final = 16
 INVITER_BYTES: Final = 5
 ID_BYTES: Final = 8
 MAX_ENDPOINTS: Final = 4
+MAX_TEXT: Final = 1024
+"""Longest code that is read, in characters."""
 _VERSION: Final = 1
 _CHECK_BYTES: Final = 2
 _GROUP: Final = 5
-_MAX_TEXT: Final = 1024
 _NAME_KIND: Final = 64
 _DAMAGED: Final = "the invitation code is mistyped or cut off; copy the whole of it again"
 
@@ -94,8 +95,8 @@ class InviteCode:
 
         Raises ConfigError: mistyped, cut off, or made by a newer version.
         """
-        if len(text) > _MAX_TEXT:
-            raise ConfigError(f"the invitation code is longer than {_MAX_TEXT} characters")
+        if len(text) > MAX_TEXT:
+            raise ConfigError(f"the invitation code is longer than {MAX_TEXT} characters")
         bare = "".join(text.split()).replace("-", "")
         try:
             data = base64.b32decode(bare + "=" * (-len(bare) % 8), casefold=True, map01="I")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -258,6 +259,45 @@ def test_a_copy_of_a_network_s_folder_is_left_alone(
     assert [each["network"] for each in run("network", "list")["networks"]] == ["home"]
     texts = [finding.text for finding in examine.examine()[1]]
     assert f"{copy} is left alone: its name is no network's" in texts
+
+
+class Input(io.StringIO):
+    """Standard input, a terminal or not."""
+
+    def __init__(self, text: str, *, terminal: bool) -> None:
+        super().__init__(text)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.mark.parametrize(("words", "terminal"), [(["-"], False), (["-"], True), ([], True)])
+def test_a_code_can_be_kept_out_of_the_command_line(
+    machine: Path,
+    programs: Callable[..., FakePrograms],
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    terminal: bool,
+) -> None:
+    programs()
+    run("network", "create", "home", "--no-up", "--name", "attic")
+    code = run("invite", "laptop", "--endpoint", "vpn.example.net")["code"]
+    monkeypatch.setattr("sys.stdin", Input(f"{code.lower()}\n", terminal=terminal))
+    # It was read: what is wrong is that this machine made it itself.
+    with pytest.raises(ConfigError, match="this machine is the authority of network home"):
+        run("join", *words)
+
+
+def test_without_a_code_and_a_terminal_join_is_wrong_usage(
+    machine: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Input("AAAAA-BBBBB", terminal=False))
+    with pytest.raises(exits.UsageError, match="- reads it from standard input"):
+        run("join")
+    with pytest.raises(exits.UsageError, match="mistyped or cut off"):
+        run("join", "-")
 
 
 def test_revoke_says_whether_anybody_was_told(
