@@ -128,6 +128,12 @@ class Network:
 
     def add(self, kind: type[SimNode] = SimNode, prefixes: tuple[Prefix, ...] = ()) -> SimNode:
         """Make a node and start it. It joins through the bootstrap nodes."""
+        node = self.make(kind, prefixes)
+        self.start(node)
+        return node
+
+    def make(self, kind: type[SimNode] = SimNode, prefixes: tuple[Prefix, ...] = ()) -> SimNode:
+        """Make a node that answers, and does nothing of its own before `start`."""
         self.made += 1
         number = self.made
         node_id = NodeId(self.random.randbytes(20))
@@ -148,9 +154,12 @@ class Network:
         node = kind(contact, member, machine, self.random.random())
         node.join(self)
         self.nodes[contact.key] = node
-        machine.start(self.now)
-        self.settle(node)
         return node
+
+    def start(self, node: SimNode) -> None:
+        """Let a node begin its work."""
+        node.machine.start(self.now)
+        self.settle(node)
 
     def kill(self, node: SimNode) -> None:
         """Take a node away without a word."""

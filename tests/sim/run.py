@@ -52,6 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar=("FROM", "TO"),
         help="minutes from when to when the network is in two halves",
     )
+    parser.add_argument("--known", action="store_true", help="all know each other from the start")
     parser.add_argument("--settled", type=int, nargs="*", default=SETTLED, metavar="N")
     parser.add_argument("--settled-lookups", type=int, default=500, metavar="N")
     parser.add_argument("--gone", type=float, default=0.05, help="settled: share of dead contacts")
@@ -90,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
                 duration=options.minutes * 60,
                 lookups=options.lookups,
                 partition=partition,
+                settled=options.known,
             )
             simulation = Simulation(scenario)
             reports.append(simulation.run(partial(_show, bar, task)))

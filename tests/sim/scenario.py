@@ -15,6 +15,7 @@ from quicether.model import Prefix, host_prefix
 from sim.liars import LiarNode
 from sim.network import AWAKE_BITS, NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
 from sim.report import Report, percentile
+from sim.settled import contacts_of
 
 OBSERVERS = 50
 SETTLE = 180.0
@@ -27,7 +28,8 @@ class Scenario:
 
     churn: share of the nodes that leave in an hour, half of them without a word; as many join.
     liars: share that lies. sites: share that advertises a LAN. watchers: share that follows all
-    prefixes. grow: how long the nodes take to join. duration: measured time after that.
+    prefixes. grow: how long the nodes take to join. settled: they know each other from the start,
+    and `grow` is how long they take to publish. duration: measured time after that.
     lookups: a second, all over the network. partition: from when to when, counted from the start
     of the measured time, the network is in two halves.
     """
@@ -39,6 +41,7 @@ class Scenario:
     sites: float = 0.02
     watchers: float = 0.02
     grow: float = 600.0
+    settled: bool = False
     duration: float = 3600.0
     lookups: float = 2.0
     partition: tuple[float, float] | None = None
@@ -71,6 +74,7 @@ class Simulation:
         self._watching: dict[int, float] = {}
         self._sites = 0
         self._measuring = False
+        self._is_cut = False
         self._start = 0.0
 
     # -- phases ----------------------------------------------------------------------------
@@ -79,8 +83,11 @@ class Simulation:
         """Play it all. progress: told the share of the virtual time that has passed."""
         scenario, network = self.scenario, self.network
         before = _resident()
-        for number in range(scenario.nodes):
-            network.at(number * scenario.grow / scenario.nodes, self._add_one)
+        if scenario.settled:
+            self._add_settled()
+        else:
+            for number in range(scenario.nodes):
+                network.at(number * scenario.grow / scenario.nodes, self._add_one)
         total = scenario.grow + SETTLE + scenario.duration
         step = total / 200
 
@@ -146,17 +153,38 @@ class Simulation:
 
     # -- nodes -----------------------------------------------------------------------------
 
+    def _add_settled(self) -> None:
+        network, scenario = self.network, self.scenario
+        nodes = [self._make_one() for _ in range(scenario.nodes)]
+        contacts = {node.contact.key: node.contact for node in nodes}
+        keys = sorted(contacts)
+        for number, node in enumerate(nodes):
+            for key in contacts_of(node.contact.key, keys, self.random):
+                node.machine.add_contact(contacts[key], 0.0)
+            network.at(number * scenario.grow / scenario.nodes, self._start_one, node)
+
     def _add_one(self) -> None:
+        self._start_one(self._make_one())
+
+    def _make_one(self) -> SimNode:
         network, scenario = self.network, self.scenario
         liar = len(network.bootstrap) >= 3 and self.random.random() < scenario.liars
         prefixes: tuple[Prefix, ...] = ()
         if not liar and self.random.random() < scenario.sites:
             prefixes = (IPv4Network((0x0A000000 + 256 * self._sites, 24)),)
             self._sites += 1
-        node = network.add(LiarNode if liar else SimNode, prefixes)
+        node = network.make(LiarNode if liar else SimNode, prefixes)
         if len(network.bootstrap) < 3:
             network.bootstrap.append(node)
-        machine, member = node.machine, node.member
+        if self._is_cut:
+            node.side = node.contact.key & 1
+        return node
+
+    def _start_one(self, node: SimNode) -> None:
+        network, scenario = self.network, self.scenario
+        network.start(node)
+        machine, member, prefixes = node.machine, node.member, node.member.prefixes
+        liar = isinstance(node, LiarNode)
         contents: list[Content] = [NodeContent(addresses=node.contact.endpoints)]
         contents += [SubnetContent(prefix=host_prefix(a)) for a in member.addresses]
         contents += [SubnetContent(prefix=prefix) for prefix in prefixes]
@@ -203,10 +231,12 @@ class Simulation:
         network.at(network.now + 5.0, network.kill, node)
 
     def _cut(self) -> None:
+        self._is_cut = True
         for node in self.network.alive():
             node.side = node.contact.key & 1
 
     def _heal(self) -> None:
+        self._is_cut = False
         for node in self.network.alive():
             node.side = 0
 

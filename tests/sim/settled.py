@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -22,6 +22,22 @@ from quicether.dht.keyspace import KEY_BITS
 from quicether.dht.lookup import Lookup
 from quicether.model import NODE_ID_BYTES
 from sim.report import percentile
+
+
+def contacts_of(key: int, keys: Sequence[int], random: Random) -> Iterator[int]:
+    """Yield the nodes that are in a settled node's buckets. keys: all nodes there are, sorted."""
+    first, last = 0, len(keys)
+    for index in reversed(range(KEY_BITS)):
+        if last - first <= 1:
+            break
+        # All of [first, last) agree with key above this bit; half of them do not in it.
+        middle = bisect_left(keys, (key >> index | 1) << index, first, last)
+        if key >> index & 1:
+            others, first = range(first, middle), middle
+        else:
+            others, last = range(middle, last), middle
+        for at in random.sample(others, min(K, len(others))):
+            yield keys[at]
 
 
 @dataclass(slots=True)
@@ -98,18 +114,8 @@ class SettledNetwork:
         table = self._tables.get(key)
         if table is None:
             table = self._tables[key] = RoutingTable(key)
-            first, last = 0, len(self._keys)
-            for index in reversed(range(KEY_BITS)):
-                if last - first <= 1:
-                    break
-                # All of [first, last) agree with key above this bit; half of them do not in it.
-                middle = bisect_left(self._keys, (key >> index | 1) << index, first, last)
-                if key >> index & 1:
-                    others, first = range(first, middle), middle
-                else:
-                    others, last = range(middle, last), middle
-                for at in self._random.sample(others, min(K, len(others))):
-                    table.seen(Contact(self._keys[at].to_bytes(NODE_ID_BYTES)), 0.0)
+            for known in contacts_of(key, self._keys, self._random):
+                table.seen(Contact(known.to_bytes(NODE_ID_BYTES)), 0.0)
         return table
 
     def _closest(self, target: int) -> set[int]:
