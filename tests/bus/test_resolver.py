@@ -137,6 +137,7 @@ def test_networkmanager_splits_names_in_some_modes(mode: str, splits: bool) -> N
         await FakeDnsManager(mode).start(theirs)
         found = await find_resolver(ours, networkmanager=True)
         assert found.splits is splits
+        assert found.told is (mode != "none")
         assert mode in found.text
 
     run(act)
@@ -148,6 +149,7 @@ def test_resolved_has_to_run_where_the_link_is_not_networkmanagers() -> None:
         await FakeResolved().start(theirs)
         after = await find_resolver(ours, networkmanager=False)
         assert (before.splits, after.splits) == (False, True)
+        assert (before.told, after.told) == (False, True)
         nobody = await find_resolver(ours, networkmanager=True)
         assert not nobody.splits
         assert await find_resolver(None, networkmanager=False) is NO_BUS

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path("/")
 _SYSCTL: Final = Path("proc/sys")
+_NAMES: Final = {
+    "names": "let systemd-resolved or dnsmasq resolve names here, or set names = off",
+    "dns": "let systemd-resolved resolve names here, or put the servers into the resolver's own "
+    "settings",
+}
+"""What to do where status says that nobody is told of name servers."""
 
 
 class Verdict(enum.StrEnum):
@@ -111,9 +117,8 @@ def check_service(facts: Facts) -> Iterator[Finding]:
     for tunnel in facts.status.tunnels:
         for refusal in tunnel.refusals:
             about, _, rest = refusal.partition(": ")
-            if about == "names":
-                mend = "let systemd-resolved or dnsmasq resolve names here, or set names = off"
-                yield Finding("names", Verdict.NOTE, f"{tunnel.name}: {rest}", mend)
+            if about in _NAMES:
+                yield Finding(about, Verdict.NOTE, f"{tunnel.name}: {rest}", _NAMES[about])
             else:
                 yield Finding("routes", Verdict.NOTE, f"{tunnel.name}: {refusal}")
 

@@ -58,8 +58,10 @@ class Naming:
         """Return a desired state with the name service in it, and a sentence if it is not told.
 
         Name servers of the settings come first: a resolver takes all servers of a link for equal,
-        and would ask each for every domain of the other.
+        and would ask each for every domain of the other. Where nobody is told of them, that is
+        said too.
         """
+        wanted = self._of_settings(wanted)
         if not self.addresses:
             return wanted
         config, refusals = wanted.config, wanted.refusals
@@ -79,6 +81,21 @@ class Naming:
                 f"names: {obstacle}; who wants {domain} may ask {address} for it",
             )
         return Wanted(config, refusals)
+
+    def _of_settings(self, wanted: Wanted) -> Wanted:
+        """Take name servers of the settings out where nobody would ask them, and say so."""
+        config, servers = wanted.config, wanted.config.dns.servers
+        if not servers or (config.netns is None and self.resolver.told):
+            return wanted
+        listed = " ".join(map(str, servers))
+        if config.netns is None:
+            sentence = f"dns: nobody is told of {listed}: {self.resolver.text}"
+        else:
+            sentence = (
+                f"dns: the resolver of namespace {config.netns} is not ours to tell of {listed}; "
+                f"`ip netns exec` takes /etc/netns/{config.netns}/resolv.conf"
+            )
+        return Wanted(replace(config, dns=Dns()), (*wanted.refusals, sentence))
 
     def _obstacle(self, config: HostConfig) -> str | None:
         if config.dns.servers:

@@ -17,16 +17,23 @@ _NETWORKMANAGER: Final = "org.freedesktop.NetworkManager"
 _SPLITTING_MODES: Final = ("systemd-resolved", "dnsmasq")
 """Of NetworkManager's DNS plugins those that ask each server for the domains of its link alone."""
 
+_LEFT_ALONE: Final = "none"
+"""NetworkManager's mode in which it tells nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resolver:
-    """splits: it asks different servers for different domains. text: what it is, a clause."""
+    """splits: it asks different servers for different domains. text: what it is, a clause.
+
+    told: it is told of a tunnel's name servers at all, and asks them.
+    """
 
     splits: bool
     text: str
+    told: bool = True
 
 
-NO_BUS: Final = Resolver(splits=False, text="there is no D-Bus to ask for systemd-resolved")
+NO_BUS: Final = Resolver(False, "there is no D-Bus to ask for systemd-resolved", told=False)
 
 
 async def find_resolver(bus: SystemBus | None, *, networkmanager: bool) -> Resolver:
@@ -42,8 +49,8 @@ async def find_resolver(bus: SystemBus | None, *, networkmanager: bool) -> Resol
         if await _runs(bus, RESOLVED):
             return Resolver(splits=True, text="systemd-resolved runs on this machine")
     except HostError as error:
-        return Resolver(splits=False, text=str(error))
-    return Resolver(splits=False, text="systemd-resolved does not run on this machine")
+        return Resolver(splits=False, text=str(error), told=False)
+    return Resolver(False, "systemd-resolved does not run on this machine", told=False)
 
 
 async def _of_networkmanager(bus: SystemBus) -> Resolver:
@@ -58,6 +65,7 @@ async def _of_networkmanager(bus: SystemBus) -> Resolver:
     return Resolver(
         splits=mode.value in _SPLITTING_MODES,
         text=f"NetworkManager's DNS mode is {mode.value!r}",
+        told=mode.value != _LEFT_ALONE,
     )
 
 

@@ -22,7 +22,7 @@ from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.overlay.routes import OverlayRoutes
 
 SPLITS = Resolver(splits=True, text="systemd-resolved runs on this machine")
-PLAIN = Resolver(splits=False, text="systemd-resolved does not run on this machine")
+PLAIN = Resolver(False, "systemd-resolved does not run on this machine", told=False)
 CONFIG = HostConfig(
     device="quicether0",
     mtu=1420,
@@ -89,6 +89,35 @@ def test_another_namespace_has_a_resolver_of_its_own(identity: NodeIdentity) -> 
     found = naming(identity).into(Wanted(replace(CONFIG, netns="lab"), ()))
     assert found.config.dns == Dns()
     assert "namespace lab" in found.refusals[0]
+
+
+@pytest.mark.parametrize("names", ["auto", "off"])
+def test_name_servers_of_the_settings_that_nobody_is_told_of_are_said(
+    identity: NodeIdentity, names: str
+) -> None:
+    """It was claimed that the host's resolver is told of them alone, or nothing was said."""
+    config = replace(CONFIG, dns=Dns((ip_address("10.0.0.53"),), ("corp.example",)))
+    found = naming(identity, PLAIN, names=names).into(Wanted(config, ()))
+    assert found.config.dns == Dns()
+    assert found.refusals[0] == (
+        "dns: nobody is told of 10.0.0.53: systemd-resolved does not run on this machine"
+    )
+    assert [each[:30] for each in found.refusals[1:]] == (
+        ["names: systemd-resolved does n"] if names == "auto" else []
+    )
+    inside = naming(identity, names=names).into(Wanted(replace(config, netns="lab"), ()))
+    assert inside.config.dns == Dns()
+    assert inside.refusals[0] == (
+        "dns: the resolver of namespace lab is not ours to tell of 10.0.0.53; "
+        "`ip netns exec` takes /etc/netns/lab/resolv.conf"
+    )
+
+
+def test_networkmanager_takes_name_servers_in_every_mode_but_none(identity: NodeIdentity) -> None:
+    config = replace(CONFIG, dns=Dns((ip_address("10.0.0.53"),)))
+    default = Resolver(splits=False, text="NetworkManager's DNS mode is 'default'")
+    found = naming(identity, default, names="off").into(Wanted(config, ()))
+    assert (found.config.dns, found.refusals) == (config.dns, ())
 
 
 def test_off_changes_nothing(identity: NodeIdentity) -> None:
