@@ -8,12 +8,13 @@ desk ───┘    └──(2nd uplink)─┤├─ public (a web server)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
 
+from quicether.host import exits
 from support.cables import Cable, Switch
 from support.commands import wait_until
 from support.hosts import Host, LightHost, Router
@@ -121,7 +122,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         nine = [network.node(crowd, name=f"peer{port}") for port in NINE]
         up(
             (exit_node, {"role": "gateway", "forward-subnets": "0.0.0.0/0 ::/0"}),
-            (desk_node, {"peers": f"exit@{EXIT}"}),
+            (desk_node, {"peers": f"exit@{EXIT}", "static-routes": "0.0.0.0/0=exit"}),
             *(
                 (node, {"listen-port": str(port), "tun-name": f"tun{port}"})
                 for node, port in zip(nine, NINE, strict=True)
@@ -165,6 +166,55 @@ def test_a_split_tunnel_beside_it_keeps_the_internet_outside(lab: Lab) -> None:
     desk = lab.desk.host
     assert who_am_i(desk, PUBLIC) == DESK
     desk.run(["ping", "-c", "1", "-W", "5", lab.exit.address()])
+
+
+@contextmanager
+def led_by_hand(host: LightHost, uplink: str, gateways: Mapping[str, str]) -> Iterator[None]:
+    """A host's default routes lead into the tunnel, as the routing chapter types it.
+
+    gateways: next hop by family. What was there is behind it, as a network manager's route is.
+    """
+    rules = ["ip", "rule", "show", "priority", str(exits.PRIORITY)]
+    for family, gateway in gateways.items():
+        route = ["ip", family, "route"]
+        there = ["default", "via", gateway, "dev", uplink]
+        host.run([*route, "add", *there, "metric", "2000"])
+        host.run([*route, "del", *there])
+        host.run([*route, "add", "default", "dev", "quicether0"])
+    host.run(["ip", "route", "add", f"{PORTAL}/32", "via", gateways["-4"], "dev", uplink])
+    wait_until(lambda: host.run(rules).stdout, 5, "the ways out")
+    yield
+    host.run(["ip", "route", "del", f"{PORTAL}/32"])
+    for family, gateway in gateways.items():
+        route = ["ip", family, "route"]
+        there = ["default", "via", gateway, "dev", uplink]
+        host.run([*route, "del", "default", "dev", "quicether0"])
+        host.run([*route, "add", *there])
+        host.run([*route, "del", *there, "metric", "2000"])
+    wait_until(lambda: not host.run(rules).stdout, 5, "the ways out are no longer needed")
+
+
+@pytest.mark.parametrize("which", ["desk", "laptop"])
+def test_a_default_route_by_hand_leads_to_the_exit_and_not_the_tunnel_into_itself(
+    lab: Lab, which: str
+) -> None:
+    """Beside a full tunnel, and where a static route alone says who gets everything."""
+    node: Node = getattr(lab, which)
+    host, on_laptop = node.host, which == "laptop"
+    gateways = {"-4": "203.0.113.1", **({"-6": "2001:db8:113::1"} if on_laptop else {})}
+    with (
+        led_by_hand(host, lab.uplinks[0] if on_laptop else "eth0", gateways),
+        Sniffer(host, "quicether0") as inside,
+    ):
+        wait_until(lambda: who_am_i(host, PUBLIC) == EXIT, 10, "the public server sees the exit")
+        if on_laptop:
+            assert who_am_i(host, PUBLIC6) == EXIT6
+        assert who_am_i(host, PORTAL) == (LAPTOP if on_laptop else DESK)
+        for name in node.peers():
+            node.wait_for_peer(name)
+        assert node.ping("exit")["rtt"] < 1
+        assert inside.of_address(PUBLIC) > 0
+        assert inside.of_address(EXIT) == inside.of_udp_port(9000) == 0
 
 
 def test_roaming_with_ten_peers_puts_no_packet_of_the_overlay_into_the_tunnel(lab: Lab) -> None:

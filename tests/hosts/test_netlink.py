@@ -17,6 +17,7 @@ import pytest
 
 from quicether.errors import HostError
 from quicether.host.desired import FullTunnel, HostConfig
+from quicether.host.exits import TABLE, Ours, keep_exits
 from quicether.host.netlink import NetlinkOwner, clean_leftovers
 from support import netns
 from support.cables import Cable
@@ -217,6 +218,42 @@ def test_full_tunnel_takes_all_but_marked_and_local_packets(host: LightHost) -> 
             await owner.remove()
             assert rules(host) == []
             assert way("198.51.100.1") == uplink
+
+        on(host, scenario)
+
+
+def test_what_is_ours_finds_out_beside_a_default_route_into_the_overlay(host: LightHost) -> None:
+    """Whatever the overlay's own packets are told by, and for the halves of a default route too."""
+    with LightHost("isp") as isp, Cable(host, isp) as cable:
+        uplink = cable.a.ifname
+        host.configure_link(uplink, ["192.0.2.2/24", "2001:db8::2/64"])
+        isp.configure_link(cable.b.ifname, ["192.0.2.1/24", "2001:db8::1/64"])
+        ours = Ours(FULL.mark, 9000, 65534)
+        what = (["mark", "0x51"], ["ipproto", "udp", "sport", "9000"], ["uid", "65534"])
+
+        def ways(destination: str) -> list[str]:
+            found = [ip(host, "route", "get", destination, *each)[0]["dev"] for each in what]
+            return [*found, ip(host, "route", "get", destination)[0]["dev"]]
+
+        async def scenario() -> None:
+            owner = NetlinkOwner()
+            await owner.attach(CONFIG)
+            for gateway in ("192.0.2.1", "2001:db8::1"):
+                host.run(["ip", "route", "add", "default", "via", gateway, "metric", "600"])
+            await keep_exits(lambda name: name == "quicether0", ours)
+            assert rules(host) == []
+            for prefix in ("default", "::/1", "8000::/1"):
+                host.run(["ip", "route", "add", prefix, "dev", "quicether0"])
+            assert ways("198.51.100.1") == ["quicether0"] * 4
+            for _ in range(2):
+                await keep_exits(lambda name: name == "quicether0", ours)
+                assert ways("198.51.100.1") == [uplink] * 3 + ["quicether0"]
+                assert ways("2001:db8:9::1") == [uplink] * 3 + ["quicether0"]
+                assert ways("10.1.2.3") == ["quicether0"] * 4
+            await owner.remove()
+            await keep_exits(lambda name: name == "quicether0", ours)
+            assert rules(host) == []
+            assert routes(host, str(TABLE)) == set()
 
         on(host, scenario)
 

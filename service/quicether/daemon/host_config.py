@@ -51,7 +51,7 @@ def host_config(
             FULL_TUNNEL_TABLE,
             FULL_TUNNEL_PRIORITY,
             port=port,
-            uid=os.geteuid() or None,
+            uid=own_user(),
             lan_access=settings.overlay.lan_access,
             bypass=settings.overlay.bypass_subnets,
         )
@@ -66,6 +66,11 @@ def host_config(
         netns=network.netns,
     )
     return Wanted(config, (*found.refusals, *_exit_problems(settings, mesh)))
+
+
+def own_user() -> int | None:
+    """Return the user who runs this service and nothing else: root runs more."""
+    return os.geteuid() or None
 
 
 def _named(settings: Settings) -> list[Address]:

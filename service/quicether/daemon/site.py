@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from quicether.config.settings import DiscoverySettings, Role, Settings
 from quicether.config.values import HostPort
-from quicether.daemon.host_config import UNDERLAY_MARK
+from quicether.daemon.host_config import UNDERLAY_MARK, own_user
 from quicether.errors import ConfigError, UnreachableError
+from quicether.host.exits import Ours, keep_exits
 from quicether.host.underlay import Underlay, path_to
 from quicether.model import Member, Prefix, UnderlayAddress, host_prefix
 from quicether.overlay.gateways import Forwarding
 
+DEVICE_FAMILY: Final = "quicether"
+"""How the names of the overlay's devices begin unless the user chose another."""
 MTU_CEILING: Final = 1420
 OVERHEAD: Final = 80
 """Bytes that IP, UDP and QUIC put around a packet in the worst case."""
@@ -42,6 +47,18 @@ def forwarding(settings: Settings) -> Forwarding | None:
     if settings.node.role is not Role.GATEWAY:
         return None
     return Forwarding(settings.overlay.forward_subnets, settings.overlay.forward_nodes)
+
+
+def overlay_devices(settings: Settings) -> Callable[[str], bool]:
+    """Return what tells whether a device's name is one of the overlay's."""
+    chosen = settings.network.tun_name
+    return lambda name: name.startswith(DEVICE_FAMILY) or name == chosen
+
+
+def exits(settings: Settings) -> Callable[[], Awaitable[None]]:
+    """Return what keeps packets that carry the overlay outside of it; see `host.exits`."""
+    ours = Ours(UNDERLAY_MARK, settings.discovery.dht_port or None, own_user())
+    return partial(keep_exits, overlay_devices(settings), ours)
 
 
 def named(settings: Settings) -> list[HostPort]:

@@ -41,15 +41,11 @@ from quicether.transport.aioquic_endpoint import AioquicEndpoint
 
 log = logging.getLogger(__name__)
 
-DEVICE_FAMILY: Final = "quicether"
-"""How the names of the overlay's devices begin unless the user chose another."""
 SETTLE_TIME: Final = 2.5
 """Seconds after which a tunnel is ready, whether its peers have answered or not."""
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 PING_PATIENCE: Final = 5.0
-NAMES_PATIENCE: Final = 1.5
-"""Seconds that a full tunnel waits for the names of its peers before it takes every packet."""
 LOOKUP_PATIENCE: Final = 5.0
 
 
@@ -87,7 +83,10 @@ class Tunnel:
         self._identity = identity
         self._link = link.owner
         self._underlay = Underlay()
-        self._monitor = UnderlayMonitor(self._underlay_changed, self._is_own, mark=UNDERLAY_MARK)
+        own, self._keep_exits = site.overlay_devices(settings), site.exits(settings)
+        self._monitor = UnderlayMonitor(
+            self._underlay_changed, own, mark=UNDERLAY_MARK, before=self._keep_exits
+        )
         self._path_mtu = site.MTU_CEILING
         self._lan: tuple[Prefix, ...] = ()
         self._changed = changed
@@ -143,7 +142,7 @@ class Tunnel:
             await self._measure()
             if self.settings.full_tunnel:
                 # While name servers can be asked without the tunnel.
-                await self._mesh.dialer.names.learn(site.named(self.settings), NAMES_PATIENCE)
+                await self._mesh.dialer.names.learn(site.named(self.settings))
             self.host_config = self._desired()
             self._device = await self._link.attach(self.host_config)
             forwarder = Forwarder(
@@ -183,6 +182,7 @@ class Tunnel:
             self._monitor.close,
             self._guard.close,
             self._link.remove,
+            self._keep_exits,
         )
 
     async def reload(self, settings: Settings) -> None:
@@ -376,9 +376,6 @@ class Tunnel:
         self._discovery.moved()
         self._tasks.start(self._measure())
         self._wake()
-
-    def _is_own(self, device: str) -> bool:
-        return device.startswith(DEVICE_FAMILY) or device == self.settings.network.tun_name
 
     async def _measure(self) -> None:
         """Find out what of the settings depends on the host's own network."""

@@ -35,8 +35,8 @@ class KernelRoute:
 class KernelRule:
     """A policy routing rule of ours for one IP version.
 
-    mark: None matches every packet, else all packets that do not bear it.
-    suppress_default: a match on a default route of the table does not count.
+    mark: None matches every packet, else all packets that do not bear it; bearing: those that do.
+    suppress: a match on a prefix of the table of at most that length does not count.
     source_port: only UDP packets from it match. destination: only packets to it match.
     uid: only packets of that user's sockets match.
     """
@@ -45,10 +45,11 @@ class KernelRule:
     priority: int
     table: int
     mark: int | None = None
-    suppress_default: bool = False
+    suppress: int | None = None
     source_port: int | None = None
     destination: Prefix | None = None
     uid: int | None = None
+    bearing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ def full_tunnel_rules(full: FullTunnel, versions: Iterable[int]) -> frozenset[Ke
             if prefix.version == version
         }
         if full.lan_access:
-            rules.add(KernelRule(version, full.priority + 1, MAIN_TABLE, suppress_default=True))
+            rules.add(KernelRule(version, full.priority + 1, MAIN_TABLE, suppress=0))
         rules.add(KernelRule(version, full.priority + 2, full.table, mark=full.mark))
     return frozenset(rules)
 

@@ -6,13 +6,14 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from quicether.errors import HostError
+from quicether.host.exits import BROAD
 from quicether.host.kernel_events import BUFFER, listen
 from quicether.host.kernel_state import PROTOCOL
 from quicether.host.underlay import Underlay, read_underlay
@@ -27,7 +28,8 @@ _READS: Final = 64
 class UnderlayMonitor:
     """Watches rtnetlink and reports a change once it has settled.
 
-    The overlay's own devices and routes do not count. A link or address event counts only where
+    The overlay's own devices and routes do not count, but for a default route into the overlay. A
+    link or address event counts only where
     addresses or gateways differ afterwards (a wireless link talks all the time); a route event
     always does, because any route may be a peer's.
     """
@@ -39,12 +41,17 @@ class UnderlayMonitor:
         *,
         mark: int = 0,
         settle: float = SETTLE,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Report to changed. own, mark: as for `read_underlay`. settle: seconds."""
+        """Report to changed. own, mark: as for `read_underlay`. settle: seconds.
+
+        before: done before each reading, for what decides where packets of ours leave.
+        """
         self._changed = changed
         self._own = own
         self._mark = mark
         self._settle = settle
+        self._before = before
         self._socket: socket.socket | None = None
         self._marshal = MarshalRtnl()
         self._own_indexes: set[int] = set()
@@ -59,7 +66,7 @@ class UnderlayMonitor:
         self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
         asyncio.get_running_loop().add_reader(watching.fileno(), self._read, watching)
         try:
-            self.underlay = await read_underlay(self._own, self._mark)
+            self.underlay = await self._look()
         except HostError:
             self.close()
             raise
@@ -96,7 +103,8 @@ class UnderlayMonitor:
     def _take(self, message: Any) -> None:
         kind = message["header"]["type"]
         if kind in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE):
-            if message["proto"] == PROTOCOL or message.get_attr("RTA_OIF") in self._own_indexes:
+            own = message.get_attr("RTA_OIF") in self._own_indexes
+            if message["proto"] == PROTOCOL or (own and message["dst_len"] > BROAD):
                 return
             self._rerouted = True
         elif kind in (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK):
@@ -107,6 +115,11 @@ class UnderlayMonitor:
         elif message["index"] in self._own_indexes:
             return
         self._schedule()
+
+    async def _look(self) -> Underlay:
+        if self._before is not None:
+            await self._before()
+        return await read_underlay(self._own, self._mark)
 
     def _forget(self, index: int) -> None:
         self._own_indexes.discard(index)
@@ -126,7 +139,7 @@ class UnderlayMonitor:
     async def _report(self) -> None:
         rerouted, self._rerouted = self._rerouted, False
         try:
-            now = await read_underlay(self._own, self._mark)
+            now = await self._look()
         except HostError as failure:
             log.warning("the host's network changed, but cannot be read: %s", failure)
             return

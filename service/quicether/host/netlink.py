@@ -14,6 +14,7 @@ from typing import TypeVar
 from quicether.dataplane.tun import Tun
 from quicether.errors import HostError
 from quicether.host.desired import HostConfig
+from quicether.host.exits import drop_exits
 from quicether.host.kernel_state import (
     KernelRoute,
     KernelRule,
@@ -230,6 +231,7 @@ async def clean_leftovers() -> None:
         await _clean(link)
     finally:
         link.close()
+    await drop_exits()
 
 
 async def _clean(link: Rtnetlink) -> None:

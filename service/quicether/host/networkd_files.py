@@ -99,8 +99,8 @@ def _rule(rule: KernelRule) -> _Section:
     ]
     if rule.mark is not None:
         entries += [("FirewallMark", rule.mark), ("InvertRule", "yes")]
-    if rule.suppress_default:
-        entries.append(("SuppressPrefixLength", 0))
+    if rule.suppress is not None:
+        entries.append(("SuppressPrefixLength", rule.suppress))
     if rule.destination is not None:
         entries.append(("To", rule.destination))
     if rule.source_port is not None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -22,13 +22,11 @@ from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD
 from quicether.errors import HostError
 from quicether.host.kernel_state import METRIC, PROTOCOL, KernelRoute, KernelRule
 from quicether.host.namespaces import open_namespace, rtnetlink_socket_in
+from quicether.host.rule_messages import FAMILIES, rule_fields, rule_of
 from quicether.model import Address, Interface, Prefix
 
-FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
-
-_INVERT = 2
+_UNICAST = 1
 _UNREACHABLE = 7
-_NONE_IF_UNSET = 0xFFFFFFFF
 _IPV6_OFF = frozenset((errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT))
 """What the kernel answers where IPv6 is off by sysctl, by boot option or not built in."""
 _NO_WAY = _IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL}
@@ -58,6 +56,16 @@ class Way:
     source: Address | None
     gateway: Address | None
     mtu: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A route of the main table as broad as a default route. index: of the link."""
+
+    prefix: Prefix
+    index: int
+    gateway: Address | None
+    metric: int
 
 
 class Ipv6Off(HostError):
@@ -255,6 +263,27 @@ class Rtnetlink:
         with _asking(f"route {route.prefix}"), _gone_is_fine():
             await self._route.route("del", **_route_fields(index, route))
 
+    async def exits(self, table: int, longest: int) -> frozenset[Exit]:
+        """Return the routes of a table whose prefixes have at most that length."""
+        found: set[Exit] = set()
+        for version, family in FAMILIES.items():
+            with _asking("routes", version):
+                async for message in await self._route.route("dump", family=family, table=table):
+                    if message["dst_len"] <= longest and message["type"] == _UNICAST:
+                        prefix, metric = _prefix_of(message), message.get_attr("RTA_PRIORITY") or 0
+                        found |= {Exit(prefix, *hop, metric) for hop in _hops(message)}
+        return frozenset(found)
+
+    async def add_exit(self, table: int, way: Exit) -> None:
+        """Put a copy of a route into a table of ours."""
+        with _asking(f"route {way.prefix}", way.prefix.version), _there_is_fine():
+            await self._route.route("add", **_exit_fields(table, way))
+
+    async def delete_exit(self, table: int, way: Exit) -> None:
+        """Take a copy away. One that is gone already is no error."""
+        with _asking(f"route {way.prefix}"), _gone_is_fine():
+            await self._route.route("del", **_exit_fields(table, way))
+
     async def rules(self) -> frozenset[KernelRule]:
         """Return the policy routing rules of ours."""
         found: set[KernelRule] = set()
@@ -262,29 +291,18 @@ class Rtnetlink:
             with _asking("routing rules", version):
                 async for message in await self._route.rule("dump", family=family):
                     if message.get_attr("FRA_PROTOCOL") == PROTOCOL:
-                        suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
-                        rule = KernelRule(
-                            version,
-                            message.get_attr("FRA_PRIORITY") or 0,
-                            message.get_attr("FRA_TABLE"),
-                            message.get_attr("FRA_FWMARK"),
-                            suppress is not None and suppress != _NONE_IF_UNSET,
-                            _port_of(message),
-                            _destination_of(message),
-                            _uid_of(message),
-                        )
-                        found.add(rule)
+                        found.add(rule_of(message, version))
         return frozenset(found)
 
     async def add_rule(self, rule: KernelRule) -> None:
         """Add a policy routing rule."""
         with _asking(f"routing rule {rule.priority}", rule.version), _there_is_fine():
-            await self._route.rule("add", **_rule_fields(rule))
+            await self._route.rule("add", **rule_fields(rule))
 
     async def delete_rule(self, rule: KernelRule) -> None:
         """Take a rule away. One that is gone already is no error."""
         with _asking(f"routing rule {rule.priority}"), _gone_is_fine():
-            await self._route.rule("del", **_rule_fields(rule))
+            await self._route.rule("del", **rule_fields(rule))
 
 
 def _route_fields(index: int, route: KernelRoute) -> dict[str, Any]:
@@ -300,43 +318,19 @@ def _route_fields(index: int, route: KernelRoute) -> dict[str, Any]:
     return fields | {"oif": index}
 
 
-def _rule_fields(rule: KernelRule) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "family": FAMILIES[rule.version],
-        "priority": rule.priority,
-        "table": rule.table,
-        "protocol": PROTOCOL,
-    }
-    if rule.mark is not None:
-        fields |= {"fwmark": rule.mark, "flags": _INVERT}
-    if rule.suppress_default:
-        fields["suppress_prefixlen"] = 0
-    if rule.destination is not None:
-        fields["dst"] = str(rule.destination)
-    if rule.source_port is not None:
-        fields |= {
-            "ip_proto": socket.IPPROTO_UDP,
-            "sport_range": f"{rule.source_port}:{rule.source_port}",
-        }
-    if rule.uid is not None:
-        fields["uid_range"] = f"{rule.uid}:{rule.uid}"
-    return fields
+def _exit_fields(table: int, way: Exit) -> dict[str, Any]:
+    fields = _route_fields(way.index, KernelRoute(way.prefix, table)) | {"priority": way.metric}
+    return fields if way.gateway is None else fields | {"gateway": str(way.gateway)}
 
 
-def _port_of(rule: Any) -> int | None:
-    ports = rule.get_attr("FRA_SPORT_RANGE")
-    return None if ports is None else int(ports.partition(":")[0])
-
-
-def _uid_of(rule: Any) -> int | None:
-    # The kernel tells a range for every rule; that of ours that has none is all users.
-    first, _, last = (rule.get_attr("FRA_UID_RANGE") or "0:-").partition(":")
-    return int(first) if first == last else None
-
-
-def _destination_of(rule: Any) -> Prefix | None:
-    found = rule.get_attr("FRA_DST")
-    return None if found is None else ip_network((found, rule["dst_len"]))
+def _hops(message: Any) -> Iterator[tuple[int, Address | None]]:
+    """Yield link and gateway of a route; of several hops the first of each link."""
+    index = message.get_attr("RTA_OIF")
+    if index is not None:
+        yield index, _address_or_none(message.get_attr("RTA_GATEWAY"))
+    hops = {hop["oif"]: hop for hop in reversed(message.get_attr("RTA_MULTIPATH") or ())}
+    for index, hop in hops.items():
+        yield index, _address_or_none(hop.get_attr("RTA_GATEWAY"))
 
 
 def _interface_of(message: Any) -> Interface:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MAX_REMEMBERED: Final = 256
 """Names whose last addresses are kept; the oldest goes."""
 
+PATIENCE: Final = 1.5
+"""Seconds that a full tunnel waits for names before it takes every packet."""
+
 
 class UnderlayNames:
     """Resolves, and remembers the last answers."""
@@ -30,11 +33,11 @@ class UnderlayNames:
     def __init__(self) -> None:
         self._last: OrderedDict[HostPort, tuple[UnderlayAddress, ...]] = OrderedDict()
 
-    async def learn(self, locations: Iterable[HostPort], patience: float) -> None:
-        """Resolve names ahead of need, as far as that takes no more than patience (seconds)."""
+    async def learn(self, locations: Iterable[HostPort]) -> None:
+        """Resolve names ahead of need, as far as that takes no longer than PATIENCE."""
         named = [location for location in locations if location.ip is None]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(*map(self._try, named))
 
     async def addresses(self, location: HostPort) -> tuple[UnderlayAddress, ...]:

@@ -58,9 +58,9 @@ def test_full_tunnel_in_a_table_of_its_own_with_two_rules_a_version() -> None:
         KernelRoute(ip_network("::/0"), 9000),
     }
     assert state.rules == {
-        KernelRule(4, 5201, MAIN_TABLE, suppress_default=True),
+        KernelRule(4, 5201, MAIN_TABLE, suppress=0),
         KernelRule(4, 5202, 9000, mark=0x51),
-        KernelRule(6, 5201, MAIN_TABLE, suppress_default=True),
+        KernelRule(6, 5201, MAIN_TABLE, suppress=0),
         KernelRule(6, 5202, 9000, mark=0x51),
     }
 

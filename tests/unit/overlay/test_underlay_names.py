@@ -49,7 +49,7 @@ def test_names_are_learned_ahead_as_far_as_they_resolve(zone: dict[str, str]) ->
     async def scenario() -> None:
         names = UnderlayNames()
         zone[HOME.host] = "198.51.100.1"
-        await names.learn((HostPort("nowhere.example.org", 1), HOME, HostPort("192.0.2.1", 1)), 5)
+        await names.learn((HostPort("nowhere.example.org", 1), HOME, HostPort("192.0.2.1", 1)))
         zone.clear()
         assert await names.addresses(HOME) == (UnderlayAddress("198.51.100.1", 9000),)
 
