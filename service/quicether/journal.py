@@ -22,6 +22,8 @@ from typing import Final
 SOCKET: Final = Path("/run/systemd/journal/socket")
 ABOUT: Final[ContextVar[Mapping[str, str]]] = ContextVar("ABOUT", default=MappingProxyType({}))
 """Fields of every record that is written in this context: a task and what it calls."""
+TUNNEL: Final = "QUICETHER_TUNNEL"
+"""Field of `ABOUT` that names the tunnel."""
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
     (logging.ERROR, 3),
@@ -30,6 +32,41 @@ _PRIORITIES: Final = (
     (logging.NOTSET, 7),
 )
 """Lowest level of logging → syslog priority (RFC 5424 section 6.2.1)."""
+
+
+class TunnelLevels(logging.Filter):
+    """Lets the records of a tunnel pass from a level of its own on; others from the program's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._level: int | None = None
+        self._levels: dict[str, int] = {}
+
+    def start(self, level: int) -> None:
+        """Let level be the program's from now on."""
+        self._level = level
+        self._apply()
+
+    def set(self, tunnel: str, level: int | None) -> None:
+        """Let level be a tunnel's from now on; None makes it the program's again."""
+        if level is None:
+            self._levels.pop(tunnel, None)
+        else:
+            self._levels[tunnel] = level
+        self._apply()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record written in this context is important enough."""
+        least = self._levels.get(ABOUT.get().get(TUNNEL, ""), self._level)
+        return least is None or record.levelno >= least
+
+    def _apply(self) -> None:
+        if self._level is not None:
+            logging.getLogger().setLevel(min([self._level, *self._levels.values()]))
+
+
+LEVELS: Final = TunnelLevels()
+"""The levels of this process."""
 
 
 class JournalHandler(logging.Handler):
@@ -102,5 +139,7 @@ def start_logging(identifier: str, level: int) -> JournalHandler | None:
     handler.setFormatter(
         logging.Formatter("%(message)s" if journal else f"{identifier}: %(levelname)s: %(message)s")
     )
-    logging.basicConfig(level=level, handlers=[handler])
+    handler.addFilter(LEVELS)
+    logging.basicConfig(handlers=[handler])
+    LEVELS.start(level)
     return journal

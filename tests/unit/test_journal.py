@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from quicether.journal import ABOUT, JournalHandler, encode_field, leads_to_journal
+from quicether.journal import (
+    ABOUT,
+    TUNNEL,
+    JournalHandler,
+    TunnelLevels,
+    encode_field,
+    leads_to_journal,
+)
 
 
 def test_a_field_of_one_line_and_one_of_several() -> None:
@@ -77,3 +84,29 @@ def test_only_the_stream_that_systemd_named_leads_to_the_journal() -> None:
 
 def _record(level: int, message: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord("quicether_nm", level, __file__, 1, message, args, None)
+
+
+def test_a_tunnel_may_say_more_or_less_than_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", root.level)
+    levels = TunnelLevels()
+
+    def heard(tunnel: str) -> list[str]:
+        ABOUT.set({TUNNEL: tunnel} if tunnel else {})
+        every = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
+        return [logging.getLevelName(each) for each in every if levels.filter(_record(each, "x"))]
+
+    def listen(tunnel: str = "") -> list[str]:
+        return contextvars.copy_context().run(heard, tunnel)
+
+    levels.start(logging.INFO)
+    assert root.level == logging.INFO
+    levels.set("loud", logging.DEBUG)
+    levels.set("quiet", logging.ERROR)
+    assert root.level == logging.DEBUG
+    assert listen("loud") == ["DEBUG", "INFO", "WARNING", "ERROR"]
+    assert listen("quiet") == ["ERROR"]
+    assert listen("other") == listen() == ["INFO", "WARNING", "ERROR"]
+    levels.set("loud", None)
+    assert listen("loud") == ["INFO", "WARNING", "ERROR"]
+    assert root.level == logging.INFO

@@ -340,8 +340,8 @@ _ALL: Final = (
         "log-level",
         "monitoring",
         Kind.CHOICE,
-        "info",
-        "Least important message that is logged.",
+        "",
+        "Least important message of the tunnel that is logged; by default the service's own, info.",
         choices=("debug", "info", "warning", "error"),
     ),
     _option(
@@ -349,7 +349,7 @@ _ALL: Final = (
         "performance",
         Kind.NUMBER,
         "512",
-        "Connections kept at once, 1 to 65535; the least recently used is closed first.",
+        "Connections at one time, 1 to 65535; beyond it nobody new is connected to or let in.",
     ),
 )
 

@@ -7,6 +7,7 @@ one ConfigError sentence that names where the value came from, the value and wha
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +62,16 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+    @classmethod
+    def of(cls, value: object) -> LogLevel:
+        """Return the level that a user wrote. Raises ConfigError."""
+        return cls(values.choice(cls)(value))
+
+    @property
+    def number(self) -> int:
+        """The level as `logging` has it."""
+        return logging.getLevelNamesMapping()[self.upper()]
 
 
 def _by(parse: Callable[[object], Any]) -> PlainValidator:
@@ -157,11 +168,11 @@ class OverlaySettings(_Section):
 
 
 class MonitoringSettings(_Section):
-    """[monitoring]: what others may watch."""
+    """[monitoring]: what others may watch. log_level: None is the service's own."""
 
     metrics_addr: OptionalEndpoint = None
     health_addr: OptionalEndpoint = None
-    log_level: Annotated[LogLevel, _word(LogLevel)] = LogLevel.INFO
+    log_level: Annotated[LogLevel | None, _optional(LogLevel.of)] = None
 
 
 class PerformanceSettings(_Section):

@@ -21,7 +21,7 @@ from quicether.daemon.tunnel import Tunnel
 from quicether.dht.core import DhtConfig
 from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
 from quicether.identity.store import NetworkStore, NodeIdentity
-from quicether.journal import ABOUT
+from quicether.journal import ABOUT, LEVELS, TUNNEL
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Tunnels:
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> TunnelView:
         """Bring a tunnel up. Raises a QuicEtherError; `failures` shows what was raised."""
         async with self._lock(name):
-            ABOUT.set({"QUICETHER_TUNNEL": name})
+            ABOUT.set({TUNNEL: name})
             present = self._tunnels.get(name)
             if present is not None and present.state is TunnelState.FAILED:
                 await self._stop(present)
@@ -151,10 +151,13 @@ class Tunnels:
             name, settings, identity, link, lambda: self._changed(), self._lost, self._dht
         )
         self._tunnels[name] = tunnel
+        level = settings.monitoring.log_level
+        LEVELS.set(name, None if level is None else level.number)
         try:
             await tunnel.start()
         except BaseException:
             del self._tunnels[name]
+            LEVELS.set(name, None)
             raise
         log.info("tunnel %s is up as %s (%s)", name, tunnel.node_name, tunnel.node_id)
         log.info("tunnel %s: its link is owned by %s: %s", name, tunnel.link, tunnel.link_reason)
@@ -175,12 +178,14 @@ class Tunnels:
 
     async def _stop(self, tunnel: Tunnel) -> None:
         """Take a tunnel down; called with its lock held, or at the end of everything."""
+        ABOUT.set({TUNNEL: tunnel.name})
         self._changed()
         try:
             await tunnel.stop()
         finally:
             self._tunnels.pop(tunnel.name, None)
             self._wanted.pop(tunnel.name, None)
+            LEVELS.set(tunnel.name, None)
             self._changed()
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -105,6 +105,7 @@ class Tunnel:
             counters=self.counters,
             mark=UNDERLAY_MARK,
             hello=lambda: self._mesh.hello(),
+            max_connections=settings.performance.max_connections,
         )
         self._mesh = Mesh(
             identity.member,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import logging
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
@@ -22,10 +23,15 @@ from quicether.errors import OWN_FAULT, HostError
 from quicether.host.monitor import UnderlayMonitor
 from quicether.identity.authority import Authority
 from quicether.identity.store import NetworkStore
+from quicether.journal import LEVELS
+from quicether.model import DropReason
 from quicether.overlay.discovery import Discovery
 from quicether.overlay.membership import Membership
 from quicether.overlay.mesh import Mesh
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
+from quicether.transport.endpoint import ALPN
+from quicether.transport.engine import Engine
+from quicether.transport.tls import configuration
 from support.fake_device import FakeDevice
 from support.fake_link_owner import FakeLinkOwner, FakeLinks
 
@@ -109,8 +115,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-async def up(tunnels: Tunnels, port: int) -> TunnelView:
+async def up(tunnels: Tunnels, port: int, **others: str) -> TunnelView:
     options = {"network": "kin", "listen-address": LOOPBACK, "listen-port": str(port)}
+    options |= {key.replace("_", "-"): value for key, value in others.items()}
     found = await tunnels.up("kin", options, UpRequest(transient=True))
     await asyncio.sleep(0)  # its tasks begin
     return found
@@ -227,5 +234,39 @@ def test_a_fault_while_the_tunnel_runs_takes_it_down_and_is_its_failure(
             await gone.wait()
         assert dict(tunnels.failures) == {"kin": OWN_FAULT}
         assert links.owner.removed
+
+    run(main)
+
+
+def test_no_more_connections_than_the_settings_say_are_let_in() -> None:
+    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        view = await up(tunnels, port, max_connections="2")
+        client = configuration(is_client=True, protocols=[ALPN], certificate=None, key=None)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(3):
+                engine = Engine(configuration=client)
+                engine.connect((LOOPBACK, port), 0.0)
+                ((first, _),) = engine.datagrams_to_send(0.0)
+                sock.sendto(first, (LOOPBACK, port))
+            async with asyncio.timeout(5):
+                while not view.counters.drops[DropReason.CONNECTION_LIMIT]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        assert view.counters.drops[DropReason.CONNECTION_LIMIT] == 1
+        await tunnels.down("kin")
+
+    run(main)
+
+
+def test_a_tunnel_that_is_up_logs_from_the_level_of_its_settings_on() -> None:
+    def passes(level: int) -> bool:
+        return LEVELS.filter(logging.LogRecord("x", level, "x.py", 1, "said", None, None))
+
+    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        await up(tunnels, port, log_level="error")
+        # What follows runs in the context of whoever brought the tunnel up, as its tasks do.
+        assert passes(logging.ERROR)
+        assert not passes(logging.WARNING)
+        await tunnels.down("kin")
+        assert passes(logging.WARNING)
 
     run(main)
