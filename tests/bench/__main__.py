@@ -1,6 +1,6 @@
 """`nox -s bench`: measures, and never fails on a time.
 
-python -m bench [tunnels|forwarder|routing|policy|transport]... [--json FILE] [--seconds N]
+python -m bench [tunnels|forwarder|routing|policy|transport|policed]... [--json FILE] [--seconds N]
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Final
 from bench import tunnels
 from bench.memory import resident_mb
 
-OTHERS: Final = ("forwarder", "policy", "routing", "transport")
+OTHERS: Final = ("forwarder", "policy", "routing", "transport", "policed")
+NEED_ROOT: Final = {"tunnels", "policed"}
 
 
 def main() -> int:
@@ -28,10 +29,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="length of each flow")
     options = parser.parse_args()
     what = options.what or ["tunnels", *OTHERS]
+    if NEED_ROOT.intersection(what) and os.geteuid() != 0:
+        print(f"bench: {', '.join(sorted(NEED_ROOT))} need root", file=sys.stderr)
+        return 4
     if "tunnels" in what:
-        if os.geteuid() != 0:
-            print("bench: tunnels needs root", file=sys.stderr)
-            return 4
         print(tunnels.HEADING)
         result = tunnels.report(tunnels.measure(seconds=options.seconds))
         print(tunnels.ratio_lines(result))

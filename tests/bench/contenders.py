@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import split
@@ -49,10 +49,14 @@ def _bare(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
 
 
 @contextlib.contextmanager
-def _quicether(a: LightHost, b: LightHost, folder: Path) -> Iterator[Tunnel]:
+def quicether(
+    a: LightHost, b: LightHost, folder: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Tunnel]:
+    """Join the hosts by QuicEther. settings: of both nodes, more than what joins them."""
     with Network(folder) as network:
         left, right = network.node(a, name="a"), network.node(b, name="b")
-        up((right, {}), (left, {"peers": f"b@{UNDERLAY[1]}"}))
+        both = dict(settings or {})
+        up((right, both), (left, {"peers": f"b@{UNDERLAY[1]}", **both}))
         left.wait_for_peer("b")
         right.wait_for_peer("a")
         yield Tunnel(right.address(), (left.process.pid, right.process.pid))
@@ -174,7 +178,7 @@ def _address(host: Host, device: str, number: int) -> None:
 
 CONTENDERS: Final = (
     Contender("bare cable", (), _bare),
-    Contender("quicether", (), _quicether),
+    Contender("quicether", (), quicether),
     Contender("wireguard-go", ("wireguard-go", "wg"), _wireguard_go),
     Contender("openvpn", ("openvpn", "openssl"), _openvpn),
     Contender("nebula", ("nebula", "nebula-cert"), _nebula),

@@ -12,7 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +31,7 @@ from quicether.policy.ruleset import RuleSet
 from quicether.routing.fib import ForwardingTable, Owners
 from quicether.routing.table import RoutingTable
 from support.packets import ipv4, udp
-from support.policies import HOME, LAPTOP
+from support.policies import HOME, LAPTOP, LAPTOP_IP
 
 BATCH: Final = 64
 PACKET: Final = 1300
@@ -100,25 +100,27 @@ class Figures:
     memory: float
 
 
-def ruleset(count: int) -> RuleSet:
-    """Count rules that all differ; the last one lets the measured flows through."""
+def rules_text(count: int, last: str) -> str:
+    """A file of count rules that all differ. last: the last one without its id and action."""
     text = "\n".join(
         f'[[rules]]\nid = "r{number}"\nsubject = "node-{number % 500}"\n'
         f'object = "172.{16 + number // 65536}.{number // 256 % 256}.{number % 256}/32"\n'
         f'action = "allow"\nprotocols = "tcp"\nports = {number + 1}\n'
         for number in range(count - 1)
     )
-    text += (
-        '\n[[rules]]\nid = "last"\nsubject = "laptop"\nobject = "10.0.0.0/24"\n'
-        'action = "allow"\nprotocols = "udp"\n'
-    )
-    return RuleSet(parse_policy(text))
+    return f'{text}\n[[rules]]\nid = "last"\naction = "allow"\n{last}\n'
+
+
+def ruleset(count: int) -> RuleSet:
+    """Count rules; the last one lets the measured flows through."""
+    last = 'subject = "laptop"\nobject = "10.0.0.0/24"\nprotocols = "udp"'
+    return RuleSet(parse_policy(rules_text(count, last)))
 
 
 def packets(destination: str) -> list[bytes]:
     payload = bytes(PACKET - 28)
     return [
-        ipv4("100.64.0.1", destination, udp(1024 + number, 53, payload)) for number in range(FLOWS)
+        ipv4(LAPTOP_IP, destination, udp(1024 + number, 53, payload)) for number in range(FLOWS)
     ]
 
 
@@ -150,7 +152,7 @@ def new(rules: RuleSet) -> float:
     """First packets of flows."""
     payload = bytes(PACKET - 28)
     views = [
-        view(ipv4("100.64.0.1", "10.0.0.1", udp(1 + number, 53, payload))) for number in range(5000)
+        view(ipv4(LAPTOP_IP, "10.0.0.1", udp(1 + number, 53, payload))) for number in range(5000)
     ]
 
     def work() -> int:
@@ -175,12 +177,13 @@ def forwarder(policy: PacketPolicy | None) -> float:
         fib=forwarding.view,
         links={HOME.node_id: drain},
         members=members,
-        local=frozenset(),
+        local=frozenset((ip_address(LAPTOP_IP).packed,)),
         me=LAPTOP,
         owners=Owners(forwarding.view, members, LAPTOP),
         policy=policy,
     )
-    moving = Forwarder(drain, Counters(), snapshot, lambda: 0.0, Deaf())
+    counters = Counters()
+    moving = Forwarder(drain, counters, snapshot, lambda: 0.0, Deaf())
     batch = packets("10.0.0.1")[:BATCH]
 
     def work() -> int:
@@ -188,7 +191,9 @@ def forwarder(policy: PacketPolicy | None) -> float:
             moving.outbound(batch)
         return ROUNDS * BATCH
 
-    return per_packet(work)
+    found = per_packet(work)
+    assert not counters.drops, "what is measured goes through"
+    return found
 
 
 def measure(name: str, rules: RuleSet | None, memory: float) -> Figures:

@@ -71,27 +71,28 @@ def _measure(name: str, a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int
     wait_until(
         lambda: a.run(ping, check=False).returncode == 0, START_PATIENCE, f"{name} to carry a ping"
     )
-    _flow(a, b, tunnel, 1)  # path MTU, caches and windows are found before anything counts
-    before = _processor_seconds(tunnel.pids)
-    there = _flow(a, b, tunnel, seconds)
-    back = _flow(a, b, tunnel, seconds, "--reverse")
-    processor = _processor_seconds(tunnel.pids) - before
-    carried = (_sum(there)["bytes"] + _sum(back)["bytes"]) / 1e9
-    small = _flow(a, b, tunnel, seconds, "--udp", "--bitrate", "0", "--length", str(SMALL))
-    received = small["end"]["sum"]
-    arrived = received["packets"] - received["lost_packets"]
+    flow(a, b, tunnel, 1)  # path MTU, caches and windows are found before anything counts
+    before = processor_seconds(tunnel.pids)
+    there = flow(a, b, tunnel, seconds)
+    back = flow(a, b, tunnel, seconds, "--reverse")
+    processor = processor_seconds(tunnel.pids) - before
+    carried = (received(there)["bytes"] + received(back)["bytes"]) / 1e9
+    small = flow(a, b, tunnel, seconds, "--udp", "--bitrate", "0", "--length", str(SMALL))
+    counted = small["end"]["sum"]
+    arrived = counted["packets"] - counted["lost_packets"]
     return Figures(
         name=name,
-        mbit_there=_sum(there)["bits_per_second"] / 1e6,
-        mbit_back=_sum(back)["bits_per_second"] / 1e6,
-        packets=arrived / received["seconds"],
+        mbit_there=received(there)["bits_per_second"] / 1e6,
+        mbit_back=received(back)["bits_per_second"] / 1e6,
+        packets=arrived / counted["seconds"],
         ping_ms=_ping(a, tunnel.address),
         cpu_s_per_gb=processor / carried if tunnel.pids else None,
         memory_mb=max(map(_resident, tunnel.pids)) / 1e6 if tunnel.pids else None,
     )
 
 
-def _flow(a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int, *words: str) -> dict[str, Any]:
+def flow(a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int, *words: str) -> dict[str, Any]:
+    """Let iperf3 send from `a` to `b` and return what it says. words: more options."""
     server = b.popen(["iperf3", "--server", "--one-off", "--forceflush"])
     assert server.stdout is not None
     next(line for line in server.stdout if "listening" in line)
@@ -101,7 +102,8 @@ def _flow(a: LightHost, b: LightHost, tunnel: Tunnel, seconds: int, *words: str)
     return result
 
 
-def _sum(result: dict[str, Any]) -> dict[str, float]:
+def received(result: dict[str, Any]) -> dict[str, float]:
+    """Return what arrived of a flow of TCP: bytes, bits_per_second and so on."""
     summed: dict[str, float] = result["end"]["sum_received"]
     return summed
 
@@ -113,7 +115,7 @@ def _ping(host: LightHost, address: str) -> float:
     return statistics.median(map(float, times))
 
 
-def _processor_seconds(pids: Sequence[int]) -> float:
+def processor_seconds(pids: Sequence[int]) -> float:
     """Return user and system time of processes and all their descendants that ended."""
     total = 0
     for pid in pids:

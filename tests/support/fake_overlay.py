@@ -83,6 +83,12 @@ class FakePolicy:
     denied: set[tuple[str | None, int | None]] = field(default_factory=set)
     asked: list[tuple[PacketView, str | None, str | None, float]] = field(default_factory=list)
 
+    def vouches(
+        self, packet: bytes, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Know no flow."""
+        return False
+
     def permits(
         self, packet: PacketView, source: Member | None, destination: Member | None, now: float
     ) -> bool:

@@ -216,6 +216,8 @@ class Forwarder:
         policy = self._snapshot.policy
         if policy is None or found.before_policy:
             return True
+        if policy.vouches(packet, found.source, found.destination, now):
+            return True
         try:
             about = view(packet)
         except ProtocolError:

@@ -26,6 +26,14 @@ class Fib(Protocol):
 class PacketPolicy(Protocol):
     """Says whether a packet may pass. Holds its own bounded flow cache."""
 
+    def vouches(
+        self, packet: bytes, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Tell at a glance whether packet goes on in a flow that passed before.
+
+        packet: whole, of the version and length that it says. False: ask `permits`.
+        """
+
     def permits(
         self, packet: PacketView, source: Member | None, destination: Member | None, now: float
     ) -> bool:

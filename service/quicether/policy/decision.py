@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from quicether.dataplane.packet import ACK, FIN, PORT_PROTOCOLS, RST, SYN, PacketView
+from quicether.dataplane.packet import ACK, FIN, PORT_PROTOCOLS, RST, SYN, TCP, UDP, PacketView
 from quicether.model import Address, Member
 from quicether.policy.audit import Audit, protocol_label
 from quicether.policy.denials import Denials
@@ -50,6 +50,8 @@ _REDIRECTS: Final = frozenset(((4, 5), (6, 137)))
 
 _NOTABLE: Final = FIN | SYN | RST | ACK
 """TCP flags of which a known flow takes note, unless ACK stands alone."""
+_IPV4_WITHOUT_OPTIONS: Final = 0x45
+_IPV6: Final = 0x60
 _LATER_FRAGMENT: Final = -1
 """Stands for the port in the key of a denied fragment, which must not deny whole packets."""
 
@@ -84,6 +86,7 @@ class Policy:
         self._audit = audit
         self._flows = FlowTable(max_flows, max_flows_of_initiator)
         self._halves = self._flows.halves
+        self._tcp, self._udp = (self._flows.at_a_glance[protocol] for protocol in (TCP, UDP))
         self._denials = Denials(audit)
         self._fragments = FragmentTable()
 
@@ -102,6 +105,42 @@ class Policy:
         self._rules = rules
         self._denials.clear()
         self._fragments.clear()
+
+    def vouches(
+        self, packet: bytes, source: Member | None, destination: Member | None, now: float
+    ) -> bool:
+        """Tell at a glance whether packet goes on in a known flow; see `PacketPolicy`.
+
+        Most packets do, and cost a fifth of what a look at all their headers does. What it does
+        not know: fragments, IPv4 options, extension headers, TCP flags besides ACK, and other
+        protocols than TCP and UDP.
+        """
+        first = packet[0]
+        if first == _IPV4_WITHOUT_OPTIONS:
+            if packet[6] & 0x3F or packet[7]:
+                return False
+            protocol, flow, flags = packet[9], packet[12:24], 33
+        elif first >= _IPV6:
+            protocol, flow, flags = packet[6], packet[8:44], 53
+        else:
+            return False
+        if protocol == TCP:
+            if len(packet) <= flags + 6 or packet[flags] & _NOTABLE != ACK:
+                return False
+            half = self._tcp.get(flow)
+        else:
+            half = self._udp.get(flow) if protocol == UDP else None
+        if (
+            half is None
+            or half.rules is not self._rules
+            or half.source is not source
+            or half.destination is not destination
+        ):
+            return False
+        half.packets += 1
+        half.bytes += len(packet)
+        half.last = now
+        return True
 
     def permits(
         self, packet: PacketView, source: Member | None, destination: Member | None, now: float

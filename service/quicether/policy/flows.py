@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from struct import pack
 from typing import Final
 
 from quicether.dataplane.packet import (
@@ -144,12 +145,15 @@ class FlowTable:
     """All flows, found by the key of a packet of either direction.
 
     halves: what the data path looks up; changed only here.
+    at_a_glance: of TCP and UDP, the same by the bytes of a packet that tell its flow: source,
+    destination and ports, which lie together where no option or extension header is between.
     """
 
     def __init__(
         self, max_flows: int = MAX_FLOWS, max_of_initiator: int = MAX_FLOWS_OF_INITIATOR
     ) -> None:
         self.halves: dict[FlowKey, Half] = {}
+        self.at_a_glance: dict[int, dict[bytes, Half]] = {TCP: {}, UDP: {}}
         self._max_flows = max_flows
         self._max_of_initiator = max_of_initiator
         self._all: OrderedDict[Flow, NodeId | None] = OrderedDict()
@@ -194,11 +198,14 @@ class FlowTable:
         for each_flow in gone:
             self.remove(each_flow)
         flow = Flow(rule_id, now)
-        flow.forward = self.halves[key] = Half(flow, key, rules, source, destination, now)
+        flow.forward = Half(flow, key, rules, source, destination, now)
         flow.reply = None
         if answer is not None and answer != key:
             flow.reply = Half(flow, answer, rules, destination, source, now)
-            self.halves[answer] = flow.reply
+        for half in flow.halves():
+            self.halves[half.key] = half
+            if half.key[0] in self.at_a_glance:
+                self.at_a_glance[half.key[0]][_bytes_of(half.key)] = half
         self._all[flow] = initiator
         self._by_initiator.setdefault(initiator, OrderedDict())[flow] = None
         return flow, gone
@@ -214,6 +221,8 @@ class FlowTable:
             del self._by_initiator[initiator]
         for half in flow.halves():
             del self.halves[half.key]
+            if half.key[0] in self.at_a_glance:
+                del self.at_a_glance[half.key[0]][_bytes_of(half.key)]
 
     def next_of(self, count: int) -> Iterator[Flow]:
         """Yield up to count flows, others at each call until all had their turn."""
@@ -337,6 +346,12 @@ def quoted_keys(packet: PacketView) -> tuple[FlowKey, ...]:
         (flow.protocol, flow.source, flow.destination, flow.source_port, kind)
         for kind in (request, _ECHO_REPLY[request])
     )
+
+
+def _bytes_of(key: FlowKey) -> bytes:
+    """Return the bytes of a packet of TCP or UDP that tell its flow."""
+    _, source, destination, source_port, destination_port = key
+    return b"".join((source, destination, pack("!HH", source_port, destination_port)))
 
 
 def _fragment_key(packet: PacketView) -> tuple[bytes, bytes, int, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from quicether.policy.flows import (
 )
 from quicether.policy.ruleset import RuleSet
 from support.fake_audit import FakeAuditSink
-from support.packets import ACK, FIN, RST, SYN, fragment6, ipv4, ipv6, tcp, udp
+from support.packets import ACK, FIN, RST, SYN, fragment6, ip, ipv4, ipv6, tcp, udp
 from support.policies import (
     HOME,
     HOME_IP,
@@ -134,6 +135,75 @@ def test_a_ping_does_not_let_pings_back() -> None:
     judge = Judge(rules("allow laptop * icmp"))
     judge.permits(echo(LAPTOP_IP, HOME_IP, request=True))
     assert not judge.permits(echo(HOME_IP, LAPTOP_IP, request=True))
+
+
+# -- at a glance -------------------------------------------------------------------------------
+
+
+def web(source: str, destination: str, flags: int = ACK) -> bytes:
+    return ip(source, destination, tcp(5000, 443, flags=flags), protocol=6)
+
+
+def dns(source: str, destination: str, **fields: Any) -> bytes:
+    return ip(source, destination, udp(5000, 53), **fields)
+
+
+@pytest.mark.parametrize("build", [web, dns])
+@pytest.mark.parametrize(("here", "there"), [(LAPTOP_IP, HOME_IP), ("fd00::1", "fd00::2")])
+def test_a_known_flow_is_known_at_a_glance_and_counted(
+    build: Callable[[str, str], bytes], here: str, there: str
+) -> None:
+    judge = Judge(rules("allow laptop *"))
+    packet = build(here, there)
+    assert not judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
+    assert judge.policy.permits(view(packet), LAPTOP, HOME, judge.now)
+    judge.now += TCP_IDLE
+    assert judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
+    judge.policy.expire(judge.now)
+    assert judge.policy.flows == 1
+    judge.policy.close(judge.now)
+    (record,) = judge.sink.of("flow")
+    assert (record["packets_sent"], record["bytes_sent"]) == (2, 2 * len(packet))
+    assert not judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        *(web(LAPTOP_IP, HOME_IP, flags) for flags in (SYN, SYN | ACK, FIN | ACK, RST, 0)),
+        *(web("fd00::1", "fd00::2", flags) for flags in (SYN, SYN | ACK, FIN | ACK, RST, 0)),
+        dns(LAPTOP_IP, HOME_IP, more_fragments=True),
+        dns(LAPTOP_IP, HOME_IP, offset=8),
+        dns(LAPTOP_IP, HOME_IP, offset=8 * 256),
+        dns(LAPTOP_IP, HOME_IP, options=bytes(4)),
+        dns(LAPTOP_IP, HOME_IP)[:22],
+        ip(LAPTOP_IP, HOME_IP, udp(5000, 54)),
+        ip(LAPTOP_IP, HOME_IP, tcp(5000, 443)[:14], protocol=6),
+        ip(LAPTOP_IP, HOME_IP, tcp(5000, 443), protocol=132),
+        ip(LAPTOP_IP, HOME_IP, b"", protocol=6),
+        ip("fd00::1", "fd00::2", b"", protocol=17),
+    ],
+)
+def test_what_needs_a_closer_look_is_not_known_at_a_glance(packet: bytes) -> None:
+    judge = Judge(rules("allow laptop *"))
+    for known in (
+        *(web(*pair) for pair in ((LAPTOP_IP, HOME_IP), ("fd00::1", "fd00::2"))),
+        *(dns(*pair) for pair in ((LAPTOP_IP, HOME_IP), ("fd00::1", "fd00::2"))),
+    ):
+        assert judge.policy.permits(view(known), LAPTOP, HOME, judge.now)
+        assert judge.policy.vouches(known, LAPTOP, HOME, judge.now)
+    assert not judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
+
+
+def test_other_rules_and_other_members_need_a_closer_look() -> None:
+    judge = Judge(rules(WEB_ONLY))
+    packet = web(LAPTOP_IP, HOME_IP)
+    judge.permits(view(packet))
+    assert not judge.policy.vouches(packet, LAPTOP, PHONE, judge.now)
+    assert not judge.policy.vouches(packet, PHONE, HOME, judge.now)
+    assert judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
+    judge.policy.use(rules(WEB_ONLY))
+    assert not judge.policy.vouches(packet, LAPTOP, HOME, judge.now)
 
 
 # -- the middle of a connection ----------------------------------------------------------------
