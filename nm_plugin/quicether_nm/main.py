@@ -19,12 +19,12 @@ from quicether.journal import JournalHandler, start_logging
 from quicether_nm.busclient import watch_name
 from quicether_nm.interface import BUS_NAME, PluginInterface, send_signal
 from quicether_nm.plugin import Plugin
+from quicether_nm.revival import NETWORK_MANAGER, revive
 from quicether_nm.service import Service
 from quicether_nm.states import State
 
 log = logging.getLogger(__name__)
 
-NETWORK_MANAGER: Final = "org.freedesktop.NetworkManager"
 IDLE_SECONDS: Final = {State.INIT: 30.0, State.STOPPED: 1.0}
 """How long to stay in a state without a connection: NetworkManager connects right after it started
 us, and it starts a process of its own for the next connection."""
@@ -64,20 +64,49 @@ def _bus_name(text: str) -> str:
 async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool) -> None:
     """Own bus_name until idle, told to stop, or left alone by NetworkManager.
 
+    NetworkManager that left a connection alone is given time to be back, and the connection then.
     Raises HostError: no bus, the bus ended, or the name is not to be had.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told.set)
+    left = await _serve_networkmanager(bus_name, journal, told, persist=persist)
+    if not left or told.is_set():
+        return
+    log.info("NetworkManager left a connection that is up; waiting for it to be back")
+    stopped = asyncio.ensure_future(told.wait())
+    reviving = asyncio.ensure_future(revive(left))
+    await asyncio.wait([reviving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if reviving.done():
+        if reviving.result():
+            log.info("NetworkManager is back and was asked for the connection again")
+    else:
+        reviving.cancel()
+        await asyncio.wait([reviving])
+
+
+async def _serve_networkmanager(
+    bus_name: str, journal: JournalHandler | None, told: asyncio.Event, *, persist: bool
+) -> str:
+    """Serve until the end; return the uuid of the profile that was up when NetworkManager left.
+
+    "" where none was. The end of the bus counts as such, too. told: set when the process is to
+    end. Raises HostError: as `_serve`.
+    """
+    stop = asyncio.Event()
     try:
         bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     except (OSError, AuthError, InvalidAddressError) as error:
         raise HostError(f"the system bus cannot be reached: {error}") from error
 
     idle = _IdleTimer(stop, persist=persist)
+    profile = left = ""
 
     def on_profile(uuid: str) -> None:
+        nonlocal profile
+        profile = uuid
         if journal is not None:
             journal.fields["NM_CONNECTION"] = uuid
 
@@ -90,19 +119,38 @@ async def _serve(bus_name: str, journal: JournalHandler | None, *, persist: bool
     )
     PluginInterface(bus, plugin)
     await service.watch()
+
+    def on_left() -> None:
+        nonlocal left
+        left = left or (profile if plugin.state in (State.STARTING, State.STARTED) else "")
+        stop.set()
+
     # Started in NetworkManager's unit with KillMode=process, we outlive it.
-    await watch_name(bus, NETWORK_MANAGER, stop.set)
+    await watch_name(bus, NETWORK_MANAGER, on_left)
     await _own(bus, bus_name)
     idle.on_state(State.INIT)
     ended = asyncio.ensure_future(bus.wait_for_disconnect())
-    stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    ending = [asyncio.ensure_future(event.wait()) for event in (stop, told)]
+    await asyncio.wait([ended, *ending], return_when=asyncio.FIRST_COMPLETED)
+    for each in ending:
+        each.cancel()
     if ended.done():
-        stopped.cancel()
-        raise HostError(f"the connection to the system bus ended: {ended.exception()!r}")
+        on_left()
+        sentence = f"the connection to the system bus ended: {ended.exception()!r}"
+        if not left:
+            raise HostError(sentence)
+        log.error("%s", sentence)
+        return left
+    if left and bus.connected:
+        # The next NetworkManager may give it to the next process before the tunnel is down.
+        await _disown(bus, bus_name)
     await plugin.close()
-    bus.disconnect()
+    if bus.connected:
+        bus.disconnect()
     await asyncio.wait([ended])
+    if (fault := ended.exception()) is not None:
+        log.debug("the bus went away meanwhile: %r", fault)
+    return left
 
 
 async def _own(bus: MessageBus, name: str) -> None:
@@ -112,6 +160,13 @@ async def _own(bus: MessageBus, name: str) -> None:
         raise HostError(f"bus name {name}: {error}") from error
     if reply is not RequestNameReply.PRIMARY_OWNER:
         raise HostError(f"bus name {name} belongs to another process")
+
+
+async def _disown(bus: MessageBus, name: str) -> None:
+    try:
+        await bus.release_name(name)
+    except (DBusError, OSError, EOFError) as error:
+        log.debug("bus name %s: %s", name, error)
 
 
 class _IdleTimer:

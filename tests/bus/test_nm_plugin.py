@@ -371,41 +371,6 @@ def test_a_service_that_never_answers_is_given_up_before_networkmanager_does() -
     run(test)
 
 
-def test_networkmanager_that_vanishes_takes_tunnel_and_program_along() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.bus.disconnect()
-        assert await asyncio.wait_for(it.plugin.wait(), 5) == 0
-        assert it.service.calls[-1] == ("Down", ["home"])
-
-    run(test)
-
-
-def test_a_service_that_hangs_does_not_hold_the_program() -> None:
-    async def test(it: Bench) -> None:
-        it.service.gate.clear()
-        await it.networkmanager.connect(profile())
-        await it.service.until(lambda: bool(it.service.calls))
-        it.networkmanager.bus.disconnect()
-        assert await asyncio.wait_for(it.plugin.wait(), 8) == 0
-
-    run(test)
-
-
-def test_the_end_of_the_bus_is_the_end_of_the_program() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.bus.kill()
-        assert await asyncio.wait_for(it.plugin.wait(), 5) == 1
-        output = await it.output()
-        assert "the connection to the system bus ended" in output
-        assert "Traceback" not in output
-
-    run(test)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_takes_the_tunnel_down(number: signal.Signals) -> None:
     async def test(it: Bench) -> None:
