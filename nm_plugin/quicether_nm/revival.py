@@ -16,11 +16,11 @@ from dbus_next.constants import BusType, MessageFlag, MessageType
 from dbus_next.errors import AuthError
 from dbus_next.message import Message
 
-from quicether.errors import HostError
 from quicether_nm.busclient import (
     DAEMON,
     DAEMON_PATH,
     PROPERTIES,
+    BusEndedError,
     CallError,
     add_match,
     call,
@@ -32,10 +32,11 @@ log = logging.getLogger(__name__)
 
 NETWORK_MANAGER: Final = "org.freedesktop.NetworkManager"
 PATH: Final = "/org/freedesktop/NetworkManager"
-RESTART_PATIENCE: Final = 15.0
-"""Seconds that NetworkManager may take to be back; what stays away longer was stopped for good."""
-NETWORK_PATIENCE: Final = 30.0
-"""Seconds from then on until there is a connection that a VPN can ride on."""
+PATIENCE: Final = 30.0
+"""Seconds until NetworkManager has to be back with a connection that a VPN can ride on.
+
+What stays away longer was stopped on purpose, or has no network to be started on.
+"""
 RETRY: Final = 0.2
 """Seconds between two tries to reach a bus that is restarted; nothing tells when it is back."""
 NOTHING: Final = "/"
@@ -43,20 +44,19 @@ NOTHING: Final = "/"
 
 
 async def revive(uuid: str) -> bool:
-    """Activate the profile of that uuid once NetworkManager is back; tell whether it was ours to.
+    """Activate the profile of that uuid once NetworkManager is back; tell whether we had to.
 
-    False: NetworkManager stays away, or has brought it up itself. Raises HostError.
+    False: NetworkManager stays away, or has brought it up itself. Raises HostError: it refuses.
     """
     try:
-        async with asyncio.timeout(RESTART_PATIENCE):
-            bus = await _connect()
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                try:
+                    return await _revive_on(await _connect(), uuid)
+                except BusEndedError as error:
+                    log.debug("the bus is restarted, too: %s", error)
     except TimeoutError:
         return False
-    try:
-        return await _revive(bus, uuid)
-    finally:
-        if bus.connected:
-            bus.disconnect()
 
 
 async def _connect() -> MessageBus:
@@ -66,6 +66,22 @@ async def _connect() -> MessageBus:
             return await MessageBus(bus_type=BusType.SYSTEM).connect()
         except (OSError, EOFError, AuthError):
             await asyncio.sleep(RETRY)
+
+
+async def _revive_on(bus: MessageBus, uuid: str) -> bool:
+    """Do it on one connection to the bus. Raises BusEndedError, HostError."""
+    reviving = asyncio.ensure_future(_revive(bus, uuid))
+    ended = asyncio.ensure_future(bus.wait_for_disconnect())
+    try:
+        await asyncio.wait([reviving, ended], return_when=asyncio.FIRST_COMPLETED)
+        if reviving.done():
+            return reviving.result()
+        raise BusEndedError(f"the connection to D-Bus ended: {ended.exception()!r}")
+    finally:
+        reviving.cancel()
+        if bus.connected:
+            bus.disconnect()
+        await asyncio.gather(reviving, ended, return_exceptions=True)
 
 
 async def _revive(bus: MessageBus, uuid: str) -> bool:
@@ -79,32 +95,18 @@ async def _revive(bus: MessageBus, uuid: str) -> bool:
     )
     if await _ask(bus, DAEMON, DAEMON_PATH, DAEMON, "NameHasOwner", "s", NETWORK_MANAGER):
         there.set()
-    try:
-        async with asyncio.timeout(RESTART_PATIENCE):
-            await there.wait()
-        async with asyncio.timeout(NETWORK_PATIENCE):
-            while not await _has_settled(bus):
-                await news.wait()
-                news.clear()
-    except TimeoutError:
-        return False
+    await there.wait()
+    while not await _has_settled(bus):
+        await news.wait()
+        news.clear()
     if await _is_active(bus, uuid):
         return False
     settings = f"{NETWORK_MANAGER}.Settings"
     profile = await _ask(
         bus, NETWORK_MANAGER, f"{PATH}/Settings", settings, "GetConnectionByUuid", "s", uuid
     )
-    await _ask(
-        bus,
-        NETWORK_MANAGER,
-        PATH,
-        NETWORK_MANAGER,
-        "ActivateConnection",
-        "ooo",
-        profile,
-        NOTHING,
-        NOTHING,
-    )
+    arguments = (profile, NOTHING, NOTHING)
+    await _ask(bus, NETWORK_MANAGER, PATH, NETWORK_MANAGER, "ActivateConnection", "ooo", *arguments)
     return True
 
 
@@ -160,6 +162,4 @@ async def _ask(
         flags=MessageFlag.NO_AUTOSTART,
     )
     reply = await call(bus, message)
-    if not reply.body:
-        raise HostError(f"{interface}.{member} gave no answer")
     return plain(reply.body[0])

@@ -30,6 +30,11 @@ FOLLOWED: Final = frozenset({"State", "Ready", "HostConfig"})
 """Properties of a tunnel that matter here; the lists of peers and routes do not."""
 DOWN_TIMEOUT: Final = 5.0
 """Seconds that the service may take to bring a tunnel down; it promises less than two."""
+START_PATIENCE: Final = 10.0
+"""Seconds that a service may take from where systemd starts it to where it can be used."""
+UNIT: Final = "quicether.service"
+SYSTEMD: Final = "org.freedesktop.systemd1"
+SYSTEMD_PATH: Final = "/org/freedesktop/systemd1"
 LEAVE_PATIENCE: Final = 1.0
 """Seconds from the end of a tunnel that nobody here asked for to the end of the service itself."""
 
@@ -140,13 +145,35 @@ class Service:
     async def wait_return(self, patience: float) -> bool:
         """Wait at most patience seconds for a service that left; tell whether it is back.
 
-        Nothing is asked of it meanwhile: that would start one that was stopped for good.
+        Nothing is asked of it meanwhile: that would start one that was stopped for good. One that
+        systemd is just starting has START_PATIENCE beside.
         """
+        for more in (patience, START_PATIENCE):
+            try:
+                await asyncio.wait_for(self._returned.wait(), more)
+            except TimeoutError:
+                if more == START_PATIENCE or not await self._is_starting():
+                    return False
+            else:
+                return True
+        return False
+
+    async def _is_starting(self) -> bool:
+        """Tell whether systemd starts the service at this moment."""
         try:
-            await asyncio.wait_for(self._returned.wait(), patience)
-        except TimeoutError:
+            unit = await self._ask_systemd("GetUnit", f"{SYSTEMD}.Manager", SYSTEMD_PATH, UNIT)
+            where = (f"{SYSTEMD}.Unit", "ActiveState")
+            state = await self._ask_systemd("Get", PROPERTIES, str(unit), *where)
+        except CallError as error:
+            log.debug("systemd does not say how %s is: %s", UNIT, error)
             return False
-        return True
+        return bool(state == "activating")
+
+    async def _ask_systemd(self, member: str, interface: str, path: str, *words: str) -> object:
+        signature, body = "s" * len(words), [*words]
+        message = Message(SYSTEMD, path, interface, member, signature=signature, body=body)
+        message.flags = MessageFlag.NO_AUTOSTART
+        return plain((await call(self._bus, message)).body[0])
 
     async def _ended(self, error: CallError) -> HostError | UnreachableError:
         """Return why a tunnel is no more that we did not take down.

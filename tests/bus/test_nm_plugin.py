@@ -340,6 +340,23 @@ def test_a_service_that_vanishes_ends_the_connection_within_a_second() -> None:
     run(test)
 
 
+def test_a_service_that_is_stopped_is_waited_for_although_its_last_words_come_at_once() -> None:
+    """The tunnel's end and the service's were seen together, and taken for a crash."""
+
+    async def test(it: Bench) -> None:
+        await it.networkmanager.connect(profile())
+        await it.networkmanager.until_state(4)
+        it.networkmanager.entries.clear()
+        it.plugin.send_signal(signal.SIGSTOP)
+        it.service.lose("home", "")
+        await it.service.bus.release_name(contract.BUS_NAME)
+        it.plugin.send_signal(signal.SIGCONT)
+        await it.networkmanager.until_state(3)
+        assert it.signals[0] == ("StateChanged", 3), "which means that it is reconnecting"
+
+    run(test)
+
+
 def test_a_service_that_vanishes_while_starting_ends_the_connection() -> None:
     async def test(it: Bench) -> None:
         it.service.gate.clear()
