@@ -14,6 +14,7 @@ import pytest
 from support.commands import CommandError
 from support.owners import NETWORK, SERVICE, UNIT, Machine, machines
 from support.route_watch import RouteWatch
+from support.stream import Stream
 
 OWNERS = {"desk": "networkd", "shed": "netlink", "lap": "networkmanager"}
 
@@ -216,3 +217,48 @@ def test_the_service_can_write_its_own_files_for_networkd_and_no_others(
     host.run([*inside, "touch", "/run/quicether-networkd/x"])
     (host.root / "run/quicether-networkd/x").unlink()
     theirs.unlink()
+
+
+@pytest.mark.parametrize("name", ["desk", "shed", "lap"])
+def test_restarts_of_all_that_it_needs_under_traffic(mixed: list[Machine], name: str) -> None:
+    """Each in turn: the tunnel is back within 5 s, the traffic goes on, and nothing is left over.
+
+    A restart of D-Bus is the end of every connection to it. The service ends with it, and systemd
+    starts it again. NetworkManager ends too, and its unit calls that a success, so that an
+    administrator has to start it. systemd-networkd stays off the bus until it is restarted, and
+    goes on to manage its links, which the service leaves as they are.
+    """
+    machine = by_name(mixed, name)
+    other = mixed[0] if machine is mixed[1] else mixed[1]
+    manager = {"desk": ["systemd-networkd"], "shed": [], "lap": ["NetworkManager"]}[name]
+    steps = [["restart", unit] for unit in ("quicether.service", *manager, "dbus.service")]
+    steps += [["restart" if name == "desk" else "start", unit] for unit in manager]
+    with Stream(other.host, machine.host, other.inside, rate=100_000) as stream:
+        for step in steps:
+            machine.host.run(["systemctl", *step])
+            if step == ["restart", "dbus.service"] and name == "lap":
+                machine.host.wait_until(
+                    partial(is_stopped, machine, *manager), 5, "NetworkManager to miss the bus"
+                )
+                continue
+            machine.host.wait_until(
+                partial(is_back, machine, other), 5, f"the tunnel to be back after {step}"
+            )
+        arrived = stream.received()
+        machine.host.wait_until(lambda: stream.received() > arrived, 10, "the transfer to go on")
+        stream.finish()
+    assert machine.status()["link"] == OWNERS[name]
+    plugins = [trace for trace in machine.traces() if "nm-quicether-service" in trace]
+    assert len(plugins) == (1 if name == "lap" else 0)
+    machine.down()
+    machine.host.wait_until(machine.is_clean, 10, "every trace to go")
+
+
+def is_stopped(machine: Machine, unit: str) -> bool:
+    """Tell whether a unit does not run."""
+    return machine.host.run(["systemctl", "is-active", unit], check=False).returncode != 0
+
+
+def is_back(machine: Machine, other: Machine) -> bool:
+    """Tell whether the tunnel is up as far as its machine knows, and carries packets."""
+    return bool(machine.status().get("ready")) and machine.reaches(other.inside)

@@ -217,6 +217,8 @@ class BusConnection:
             reply = await asyncio.wait_for(self.bus.call(request), timeout)
         except TimeoutError:
             raise HostError(f"{destination} did not answer within {timeout:g} s") from None
+        except (OSError, EOFError) as error:
+            raise HostError(f"{destination} did not answer: the bus went away") from error
         if reply is None:
             raise HostError(f"{destination} did not answer: the bus is gone")
         if reply.message_type is MessageType.ERROR:

@@ -11,7 +11,8 @@ from quicether.host.system_bus import SystemBus
 Manager = Literal["networkmanager", "networkd", "netlink"]
 
 _NETWORKMANAGER: Final = "org.freedesktop.NetworkManager"
-_NETWORKD: Final = "org.freedesktop.network1"
+_SYSTEMD: Final = "org.freedesktop.systemd1"
+NETWORKD: Final = "org.freedesktop.network1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ async def detect(bus: SystemBus) -> Detected:
 
     Raises HostError: the bus itself does not answer.
     """
-    networkmanager = await _runs(bus, _NETWORKMANAGER)
-    networkd = await _runs(bus, _NETWORKD)
+    networkmanager = await has_owner(bus, _NETWORKMANAGER)
+    on_bus = await has_owner(bus, NETWORKD)
+    networkd = on_bus or await _is_active(bus, "systemd-networkd.service")
     if networkmanager and networkd:
         if await _networkmanager_has_uplink(bus):
             return Detected("networkmanager", "NetworkManager runs this machine's uplink")
@@ -38,15 +40,31 @@ async def detect(bus: SystemBus) -> Detected:
     if networkmanager:
         return Detected("networkmanager", "NetworkManager runs on this machine")
     if networkd:
-        return Detected("networkd", "systemd-networkd runs on this machine")
+        # It stays off a bus that was restarted, and goes on to manage its links.
+        silent = "" if on_bus else ", although it is not on the bus"
+        return Detected("networkd", f"systemd-networkd runs on this machine{silent}")
     return Detected("netlink", "neither NetworkManager nor systemd-networkd runs on this machine")
 
 
-async def _runs(bus: SystemBus, name: str) -> bool:
-    """Tell whether a name has an owner, without starting the service."""
+async def has_owner(bus: SystemBus, name: str) -> bool:
+    """Tell whether a name has an owner, without starting the service.
+
+    Raises HostError: the bus itself does not answer.
+    """
     driver = "org.freedesktop.DBus"
     (owned,) = await bus.call(driver, "/org/freedesktop/DBus", driver, "NameHasOwner", "s", [name])
     return bool(owned)
+
+
+async def _is_active(bus: SystemBus, unit: str) -> bool:
+    try:
+        (path,) = await bus.call(
+            _SYSTEMD, "/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager", "GetUnit", "s", [unit]
+        )
+    except HostError:
+        return False  # there is no systemd, or it does not know the unit
+    state: str | None = await _property(bus, _SYSTEMD, path, f"{_SYSTEMD}.Unit", "ActiveState")
+    return state == "active"
 
 
 async def _networkmanager_has_uplink(bus: SystemBus) -> bool:
@@ -58,12 +76,12 @@ async def _networkmanager_has_uplink(bus: SystemBus) -> bool:
 async def _networkd_has_links(bus: SystemBus) -> bool:
     try:
         (links,) = await bus.call(
-            _NETWORKD, "/org/freedesktop/network1", f"{_NETWORKD}.Manager", "ListLinks"
+            NETWORKD, "/org/freedesktop/network1", f"{NETWORKD}.Manager", "ListLinks"
         )
     except HostError:
         return False
     for _, name, path in links:
-        state = await _property(bus, _NETWORKD, path, f"{_NETWORKD}.Link", "AdministrativeState")
+        state = await _property(bus, NETWORKD, path, f"{NETWORKD}.Link", "AdministrativeState")
         if name != "lo" and state in ("configuring", "configured"):
             return True
     return False

@@ -18,6 +18,7 @@ from typing import Final
 from quicether.dataplane.tun import Tun
 from quicether.errors import HostError
 from quicether.host.desired import HostConfig
+from quicether.host.detect import NETWORKD, has_owner
 from quicether.host.kernel_events import until
 from quicether.host.kernel_state import KernelState, Wanted, wanted
 from quicether.host.networkd_files import SLOTS, device_of, file_names, netdev, network
@@ -32,7 +33,6 @@ LINKS: Final = Path("/run/systemd/network")
 """Where networkd looks, and finds links to our files."""
 PATIENCE: Final = 5.0
 """Seconds that networkd may take to make the device and its addresses."""
-_NAME: Final = "org.freedesktop.network1"
 _PATH: Final = "/org/freedesktop/network1"
 _ROOT: Final = 0
 
@@ -49,6 +49,7 @@ class NetworkdOwner:
         self._tun: Tun | None = None
         self._device: str | None = None
         self._slot = 0
+        self._adopted = False
         self._text = ""
         self.limits: tuple[str, ...] = ()
 
@@ -60,8 +61,8 @@ class NetworkdOwner:
     async def attach(self, config: HostConfig) -> Tun:
         """Let networkd make the device and return it opened.
 
-        A device that an earlier run left is kept as it is. Raises HostError; then nothing is
-        left of the attempt.
+        A device that an earlier run left is kept as it is, also by a networkd that cannot be told
+        anything now. Raises HostError; then nothing is left of the attempt.
         """
         if self._tun is not None:
             raise HostError(f"device {self._tun.name} is attached already")
@@ -74,6 +75,7 @@ class NetworkdOwner:
         try:
             user = None if os.geteuid() == _ROOT else pwd.getpwuid(os.geteuid()).pw_name
             made, _ = file_names(self._slot)
+            self._adopted = config.device in _taken() and await _exists(config.device)
             self._write(made, netdev(config.device, user))
             goal = await self._ask(config)
             await self._await_link(config.device)
@@ -91,7 +93,11 @@ class NetworkdOwner:
         await self._ask(config)
 
     async def remove(self) -> None:
-        """Take away the files, and the device with all that is on it. Idempotent."""
+        """Take away the files, and the device with all that is on it. Idempotent.
+
+        Without a bus they stay: it is being restarted, and so is the service, whose next run
+        adopts them.
+        """
         device, self._device = self._device, None
         if self._tun is not None:
             self._tun.close()
@@ -99,21 +105,35 @@ class NetworkdOwner:
         self._text = ""
         if device is None:
             return
+        try:
+            await has_owner(self._bus, NETWORKD)
+        except HostError as error:
+            log.warning("%s is left as it is: %s", device, error)
+            return
         await _forget(self._bus, {device: self._slot})
 
     async def _ask(self, config: HostConfig) -> Wanted:
-        """Write the .network file, and tell networkd unless it says what it said before."""
+        """Write the .network file, and tell networkd unless it says what it said before.
+
+        A networkd that is not on the bus, and has the device already, is a limit and no failure.
+        """
         goal = wanted(config, addressing=True, ipv6=True)
         text = network(config, goal.state)
-        for limit in goal.refused:
-            if limit not in self.limits:
-                log.warning("%s", limit)
-        self.limits = goal.refused
+        limits = goal.refused
         if text != self._text:
             _, file = file_names(self._slot)
             self._write(file, text)
-            await _reload(self._bus)
-            self._text = text
+            try:
+                await _reload(self._bus)
+                self._text = text
+            except _Deaf as error:
+                if not self._adopted:
+                    raise
+                limits += (str(error),)
+        for limit in limits:
+            if limit not in self.limits:
+                log.warning("%s", limit)
+        self.limits = limits
         return goal
 
     def _write(self, name: str, text: str) -> None:
@@ -189,8 +209,18 @@ async def _forget(bus: SystemBus, devices: Mapping[str, int]) -> None:
             await _delete_link(device)
 
 
+class _Deaf(HostError):
+    """networkd is not on the bus, so it cannot be told anything."""
+
+
 async def _reload(bus: SystemBus) -> None:
-    await bus.call(_NAME, _PATH, f"{_NAME}.Manager", "Reload")
+    if not await has_owner(bus, NETWORKD):
+        # Not to be started by the call: it may run, and only have missed a restart of the bus.
+        raise _Deaf(
+            f"systemd-networkd is not on the bus ({NETWORKD}), so that it hears of no change; "
+            "`systemctl restart systemd-networkd` mends it"
+        )
+    await bus.call(NETWORKD, _PATH, f"{NETWORKD}.Manager", "Reload")
 
 
 def _taken() -> dict[str, int]:
@@ -223,6 +253,14 @@ def _slot(device: str) -> int:
                 "as root: systemd-tmpfiles --create quicether.conf"
             )
     return slot
+
+
+async def _exists(device: str) -> bool:
+    netlink = Rtnetlink.open()
+    try:
+        return await netlink.link_index(device) is not None
+    finally:
+        netlink.close()
 
 
 async def _delete_link(device: str) -> None:
