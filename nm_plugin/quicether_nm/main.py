@@ -122,7 +122,7 @@ async def _serve_networkmanager(
 
     def on_left() -> None:
         nonlocal left
-        left = left or (profile if plugin.state in (State.STARTING, State.STARTED) else "")
+        left = left or (profile if plugin.is_wanted else "")
         stop.set()
 
     # Started in NetworkManager's unit with KillMode=process, we outlive it.

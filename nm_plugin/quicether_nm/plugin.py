@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
 
-from quicether.errors import IdentityError, QuicEtherError, TrustError
+from quicether.errors import IdentityError, QuicEtherError, TrustError, UnreachableError
 from quicether_nm.busclient import BusEndedError
 from quicether_nm.ipconfig import BadHostConfigError, NetworkConfig, Typed, network_config
 from quicether_nm.profile import Connection, Profile, parse_profile
@@ -80,6 +80,7 @@ class Plugin:
         self._on_profile = on_profile
         self._state = State.INIT
         self._sent: NetworkConfig | None = None
+        self._deserted = False
         self._holding: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -87,6 +88,14 @@ class Plugin:
     def state(self) -> State:
         """The connection's state."""
         return self._state
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether NetworkManager wants the connection, and only others may have ended it.
+
+        A bus that ends takes everybody along, and the service's end may be seen first.
+        """
+        return self._state in (State.STARTING, State.STARTED) or self._deserted
 
     async def connect(self, connection: Connection) -> None:
         """Begin to bring the connection's tunnel up; what comes of it is told by signals.
@@ -97,6 +106,7 @@ class Plugin:
         self._on_profile(str(connection.get("connection", {}).get("uuid", "")))
         profile = parse_profile(connection)
         self._sent = None
+        self._deserted = False
         # Before the first await, so that a Disconnect right behind finds something to end.
         self._holding = asyncio.create_task(_while_bus_lasts(partial(self._hold, profile)))
         await self._step(Event.CONNECT)
@@ -104,6 +114,7 @@ class Plugin:
     async def disconnect(self) -> None:
         """Begin to take the tunnel down. Raises IllegalTransitionError: not in this state."""
         after(self._state, Event.DISCONNECT)
+        self._deserted = False
         if self._holding is not None:
             self._holding.cancel()
         self._ending = asyncio.create_task(_while_bus_lasts(self._end))
@@ -132,6 +143,7 @@ class Plugin:
             raise
         except QuicEtherError as error:
             log.error("%s: %s", profile.ident, error)  # noqa: TRY400 - a sentence says it all
+            self._deserted = isinstance(error, UnreachableError)
             await self._fail(_reason(error))
         except Exception:
             log.exception("%s: a fault in the plugin", profile.ident)

@@ -100,7 +100,8 @@ def test_stopping_the_service_takes_less_than_two_seconds_and_leaves_nothing(
         began = time.monotonic()
         each.host.run(["systemctl", "stop", SERVICE])
         assert time.monotonic() - began < 2
-        each.host.wait_until(each.is_clean, 5, "every trace to go")
+        # The plugin waits a while for a service that may only be restarted.
+        each.host.wait_until(each.is_clean, 10, "every trace to go")
 
 
 def test_a_killed_service_adopts_the_device_of_networkd(mixed: list[Machine]) -> None:
