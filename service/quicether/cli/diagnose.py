@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -10,12 +11,17 @@ import platform
 import subprocess
 import tarfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from quicether import __version__
 from quicether.cli import offline
-from quicether.errors import ConfigError, HostError
+from quicether.errors import ConfigError, HostError, IdentityError
+from quicether.identity.store import NetworkStore, network_names, other_folders, roots
+
+if TYPE_CHECKING:
+    from quicether.cli.doctor import Facts
 
 UNITS: Final = ("quicether.service", "quicether@*.service")
 JOURNAL_LINES: Final = 2000
@@ -50,8 +56,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "diag",
         help="write a bundle for whoever helps you, without addresses and names",
         description="Write status, settings, journal, addresses, routes and firewall rules into "
-        "an archive. Public addresses, node ids, hardware addresses and names become tokens; "
-        "private keys are never read. Look at it before you give it away.",
+        "an archive. Public addresses, private IPv6 addresses, node ids, keys, hardware addresses "
+        "and names are replaced, the same one by the same pseudonym all over the bundle; private "
+        "IPv4 addresses and devices stay, private keys are never read. Look at it before you give "
+        "it away.",
     )
     diag.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it")
     diag.set_defaults(func=_diag)
@@ -92,24 +100,10 @@ def bundle() -> dict[str, str]:
     from quicether.cli import report
     from quicether.cli.doctor import CHECKS
     from quicether.cli.examine import config_files, examine, program
-    from quicether.cli.redact import Redactor
-    from quicether.config.values import PeerAddress
+    from quicether.cli.redact import Redactor, names_in
 
     facts, findings = examine()
     findings += [finding for check in CHECKS for finding in check(facts)]
-    names = {platform.node(), os.environ.get("SUDO_USER", ""), os.environ.get("USER", "")}
-    names |= {peer.name for found in facts.peers for peer in found.peers}
-    for settings in facts.settings.values():
-        names.add(settings.node.name or "")
-        configured = [peer for peer in settings.overlay.peers if isinstance(peer, PeerAddress)]
-        names |= {peer.node or "" for peer in configured}
-        endpoints = [peer.endpoint for peer in configured]
-        names |= {
-            end.host for end in (*endpoints, *settings.discovery.bootstrap_nodes) if end.ip is None
-        }
-    if facts.status is not None:
-        names |= {tunnel.node_name for tunnel in facts.status.tunnels}
-    redactor = Redactor(names - {"root", "localhost"})
     versions = {
         "quicether": __version__,
         "python": platform.python_version(),
@@ -126,10 +120,59 @@ def bundle() -> dict[str, str]:
     for number, found in enumerate(facts.peers, 1):
         files[f"peers-{number}.json"] = json.dumps(report.plain(found), indent=2)
     for path in config_files():
-        files[path.name] = path.read_text(errors="replace")
+        files[path.name] = _content(path)
     for name, command in _PROGRAMS.items():
         files[name] = program(*command) or f"{command[0]} gave nothing\n"
-    return {name: redactor.redact(text) for name, text in files.items()}
+    names, ids = _known(facts)
+    for text in (*files.values(), *files):
+        names |= names_in(text)
+    redactor = Redactor(os.urandom(16), names, ids)
+    return {redactor.redact(name): redactor.redact(text) for name, text in files.items()}
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}\n"
+
+
+def _known(facts: Facts) -> tuple[set[str], set[str]]:
+    """Return the names and the node ids that this machine knows of: nobody's business."""
+    from quicether.config.values import PeerAddress
+
+    host, _, domain = platform.node().partition(".")
+    names = {host, domain, os.environ.get("SUDO_USER", ""), os.environ.get("USER", "")}
+    ids = set()
+    etc, _ = roots()
+    for folder in (*network_names(etc), *other_folders(etc)):
+        names.add(folder)
+    for name in network_names(etc):
+        store = NetworkStore.of_system(name)
+        if store.may_certify:
+            with contextlib.suppress(IdentityError):  # doctor.txt says what is wrong with it
+                nodes = store.authority(datetime.now(UTC)).book().nodes
+                names |= {node.name for node in nodes.values()}
+                ids |= set(nodes)
+    for tunnel, settings in facts.settings.items():
+        overlay, network = settings.overlay, settings.network
+        configured = [peer for peer in overlay.peers if isinstance(peer, PeerAddress)]
+        endpoints = [*(peer.endpoint for peer in configured), *settings.discovery.bootstrap_nodes]
+        names |= {tunnel, settings.node.name or "", network.name or "", network.netns or ""}
+        names |= {peer.node or "" for peer in configured} | set(overlay.forward_nodes)
+        names |= {overlay.default_gateway or "", *(each.node for each in overlay.static_routes)}
+        names |= {endpoint.host for endpoint in endpoints if endpoint.ip is None}
+        names |= {domain.lstrip("~") for domain in network.dns_domains}
+        ids |= {str(pin.node_id) for pin in settings.security.pinned_peers}
+    if facts.status is not None:
+        for up in facts.status.tunnels:
+            names |= {up.name, up.network, up.node_name}
+            ids.add(up.node_id)
+        names |= set(facts.status.failures)
+    for listed in facts.peers:
+        names |= {peer.name for peer in listed.peers}
+        ids |= {peer.node_id for peer in listed.peers}
+    return names, ids
 
 
 def archive(files: dict[str, str], folder: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -61,10 +62,24 @@ def program(*command: str) -> str | None:
 
 
 def config_files() -> list[Path]:
-    """Return all stored configurations; policy files are not among them."""
+    """Return all stored configurations: of networks, of pinned peers, and the default tunnel's.
+
+    Policy files beside them are not among them.
+    """
     etc, _ = roots()
-    names = [DEFAULT_FILE, *(f"{name}.toml" for name in network_names(etc))]
-    return [path for name in dict.fromkeys(names) if (path := etc / name).exists()]
+    named = [DEFAULT_FILE, *(f"{name}.toml" for name in network_names(etc))]
+    found = [path for name in named if (path := etc / name).exists()]
+    others = [path for path in sorted(etc.glob("*.toml")) if path.name not in named]
+    return found + [path for path in others if _holds_settings(path)]
+
+
+def _holds_settings(path: Path) -> bool:
+    """Tell whether a file is a tunnel's configuration, by its sections."""
+    try:
+        sections = tomllib.loads(path.read_text())
+    except (OSError, ValueError):
+        return False  # nobody can tell
+    return bool(sections) and set(sections) <= set(Settings.model_fields)
 
 
 def _settings() -> tuple[dict[str, Settings], list[Finding]]:

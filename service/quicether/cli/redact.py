@@ -1,53 +1,153 @@
 """Takes out of a text what says who and where somebody is. Pure.
 
-Private and overlay addresses stay, because a diagnosis needs them; public addresses, node ids,
-hardware addresses and given names become tokens, the same token for the same thing.
+A diagnosis needs to see what is the same and what lies within what, so the same thing gets the
+same pseudonym all over a bundle, and a private IPv6 address stays one: its network, its subnet and
+its host are each replaced. Private IPv4 addresses stay. A pseudonym is a keyed hash, so that
+nobody can try which node it stands for, nor tell whether two bundles speak of the same one.
 """
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 _IPV4: Final = r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)"
-_IPV6: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"
-_MAC: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])"
-# Whole ids, keys and network ids; ids as short as people see them, but no number of ten digits.
-_HEX: Final = r"\b(?:[0-9a-f]{64}|[0-9a-f]{40}|(?=[0-9]{0,9}[a-f])[0-9a-f]{10})\b"
-_SECRET: Final = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+_IPV6: Final = (
+    r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![\w:])"
 )
+_MAC: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])"
+_MAC_IN_NAME: Final = r"(?<=\benx|\bwlx)[0-9a-f]{12}\b"
+# Ids, keys and network ids, whole or as short as people see them, but no number of ten digits.
+_HEX: Final = r"\b(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{10,64}\b"
+_KEY: Final = r"(?<![\w+/=-])[\w+/-]{43}=(?![\w+/=-])"
+_CODE: Final = r"\b(?:[A-Za-z2-7]{5}-){7,}[A-Za-z2-7]{1,5}\b"
+_HOST: Final = r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+[A-Za-z]{2,}(?![\w-]|\.\w)"
+_SOLICITED: Final = IPv6Network("ff02::1:ff00:0/104")
+_PEM: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
+
+_FILE: Final = re.compile(
+    "automount|conf|crl|crt|d|device|json|key|link|log|mount|netdev|network|path|py|scope|service|"
+    "slice|so|socket|swap|target|timer|toml|txt"
+)
+"""Last parts of names with dots that are no DNS names."""
+_DOTTED: Final = frozenset({"aioquic", "asyncio", "com", "kernel", "net", "org", "quicether"})
+"""First parts of names of D-Bus, systemd, sysctl and Python."""
+_DOMAIN: Final = "quicether"
+"""Domain of the overlay's own names."""
+
+_NAME: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]*[A-Za-z0-9])?"
+_NAMED: Final = (
+    # How our own sentences and settings name nodes, tunnels and networks.
+    rf"\bpeer ({_NAME})(?=: | \()",
+    rf"\bnode '?({_NAME})(?='|: | \(| asks| covers| is (?:a|not|renewed|revoked)\b| offers)",
+    rf"\btunnel ({_NAME})(?=: | goes| is)",
+    rf"\b(?:for|of) network ({_NAME})",
+    rf"\binvitation for ({_NAME})",
+    rf"\bcertificate of ({_NAME})(?= expired| for| is)",
+    rf"({_NAME}) \((?:node )?[0-9a-f]{{10,40}}\b",
+    rf"\bis up as ({_NAME})",
+    rf"({_NAME})@",
+    rf"\b(?:name|default_gateway)\s*=\s*[\"']({_NAME})",
+    rf"({_NAME})\.toml\b",
+)
+_NODE_LISTS: Final = re.compile(
+    r"\b(?:forward_nodes|static_routes)\s*=\s*([^\n]*(?:\n[^\n=]*$)*)", re.M
+)
+_QUOTED: Final = re.compile(rf"[\"'](?:[^\"'=]*=)?({_NAME})[\"']")
+_OURS: Final = frozenset({"config", "localhost", "policy", "quicether", "root"})
+_WORD: Final = re.compile("a|again|and|for|has|is|it|may|of|or|that|the|this|to|was|which")
+"""What stands there in a sentence where no name does."""
+
+
+def names_in(text: str) -> set[str]:
+    """Return what a text itself tells to be the name of a node, a tunnel or a network."""
+    found = {name for pattern in _NAMED for name in re.findall(pattern, text)}
+    for listed in _NODE_LISTS.findall(text):
+        found |= set(_QUOTED.findall(listed))
+    return {name for name in found if not _WORD.fullmatch(name)}
 
 
 class Redactor:
-    """Replaces by tokens. names: words to hide wherever they stand alone (nodes, hosts, users)."""
+    """Replaces by pseudonyms.
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._tokens: dict[tuple[str, str], str] = {}
-        words = sorted({re.escape(name) for name in names if len(name) > 1}, key=len, reverse=True)
-        pattern = "|".join(
-            [f"(?P<mac>{_MAC})", f"(?P<v6>{_IPV6})", f"(?P<v4>{_IPV4})", f"(?P<id>{_HEX})"]
-            + ([rf"(?<![\w-])(?P<name>{'|'.join(words)})(?![\w-])"] if words else [])
-        )
-        self._pattern = re.compile(pattern)
+    salt: random bytes, of this bundle alone. names: words to hide wherever they stand alone
+    (nodes, networks, hosts, users), in whatever case. ids: of nodes, in hex.
+    """
+
+    def __init__(self, salt: bytes, names: Iterable[str] = (), ids: Iterable[str] = ()) -> None:
+        self._salt = salt
+        hidden = {name.lower() for name in names} - _OURS
+        # A word of one letter, or a number, would take the sense out of everything else.
+        hidden = {name for name in hidden if len(name) > 1 and not name.isdigit()}
+        words = "|".join(re.escape(name) for name in sorted(hidden, key=len, reverse=True))
+        kinds = {"key": _KEY, "code": _CODE, "mac": _MAC, "v6": _IPV6, "v4": _IPV4}
+        known = "".join(rf"|\b{each[:10]}\w*" for each in sorted(set(ids)))
+        kinds |= {"hw": _MAC_IN_NAME, "host": _HOST, "id": _HEX + known}
+        if words:
+            kinds["name"] = rf"(?<![^\W_])(?i:{words})(?![^\W_])"
+        self._words = re.compile(kinds["name"]) if words else None
+        self._pattern = re.compile("|".join(f"(?P<{kind}>{one})" for kind, one in kinds.items()))
 
     def redact(self, text: str) -> str:
         """Return text without what it should not tell."""
-        return self._pattern.sub(self._replace, _SECRET.sub("[private key]", text))
+        text = _PEM.sub(lambda block: f"[{block[1].lower()}]", text)
+        return self._pattern.sub(self._replace, text)
 
     def _replace(self, match: re.Match[str]) -> str:
         kind, found = str(match.lastgroup), match[0]
         if kind in ("v4", "v6"):
-            try:
-                if not ip_address(found).is_global:
-                    return found
-            except ValueError:
-                return found
-            kind = "address"
+            return self._address(found)
+        if kind == "host":
+            return self._host(found)
+        if kind == "hw":
+            return self._digest("mac", found)[:6].hex()
+        if kind == "mac" and not found.lower().strip("0f:"):
+            return found  # of no device, or of all
         if kind == "id":
-            found = found[:10]
-        return self._tokens.setdefault(
-            (kind, found), f"{kind}-{sum(known == kind for known, _ in self._tokens) + 1}"
-        )
+            found = found[:10]  # as short as people see it, it is the same node
+        return self._token(kind, found)
+
+    def _host(self, found: str) -> str:
+        first, *_, last = parts = found.lower().split(".")
+        if _FILE.fullmatch(last) or first in _DOTTED:
+            # Its parts may still be names, as in NETWORK.toml.
+            hide = self._words
+            return found if hide is None else hide.sub(lambda it: self._token("name", it[0]), found)
+        if last == _DOMAIN:
+            return ".".join([*(self._token("name", part) for part in parts[:-1]), last])
+        return self._token("host", found)
+
+    def _address(self, found: str) -> str:
+        try:
+            address = ip_address(found)
+        except ValueError:
+            return found
+        if isinstance(address, IPv6Address):
+            if address.ipv4_mapped is not None:
+                return f"::ffff:{self._address(str(address.ipv4_mapped))}"
+            if address in IPv6Network("fc00::/7") or address in IPv6Network("fe80::/10"):
+                return self._private(address)
+        # A solicited-node group holds the end of an address (RFC 4291 section 2.7.1).
+        group = address.is_multicast and address not in _SOLICITED
+        return self._token("address", str(address)) if address.is_global and not group else found
+
+    def _private(self, address: IPv6Address) -> str:
+        """Return an address in whose place its network, subnet and host are as recognisable."""
+        packed = address.packed
+        network, subnet, host = packed[:6], packed[6:8], packed[8:]
+        if packed[0] != 0xFE and any(network[1:]):
+            network = network[:1] + self._digest("network", network.hex())[:5]
+        if any(subnet):
+            subnet = self._digest("subnet", packed[:8].hex())[:2]
+        if any(host[:6]):  # else a person chose it, as in ::1
+            host = self._digest("host", packed.hex())[:8]
+        return str(IPv6Address(network + subnet + host))
+
+    def _token(self, kind: str, found: str) -> str:
+        return f"{kind}-{self._digest(kind, found.lower()).hex()[:8]}"
+
+    def _digest(self, kind: str, found: str) -> bytes:
+        return hmac.digest(self._salt, f"{kind} {found}".encode(), "sha256")

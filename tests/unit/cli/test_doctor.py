@@ -1,4 +1,4 @@
-"""What the doctor finds, from facts alone, and what redaction takes out."""
+"""What the doctor finds, from facts alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.status import PeerStatus
 from quicether.cli import doctor
 from quicether.cli.doctor import Facts, Finding, Verdict
-from quicether.cli.redact import Redactor
 from quicether.cli.report import PeersReport, StatusReport, TunnelReport
 from quicether.config.settings import Settings
 from quicether.model import PeerState
@@ -118,23 +117,3 @@ def test_a_missing_device_file_and_a_failed_tunnel(tmp_path: Path) -> None:
     (tmp_path / "dev/net").mkdir(parents=True)
     (tmp_path / "dev/net/tun").touch()
     assert not bad(doctor.check_device(found))
-
-
-def test_redaction_keeps_what_a_diagnosis_needs() -> None:
-    redactor = Redactor(["laptop", "vpn.example.org"])
-    text = (
-        "laptop (100.64.0.1, fd12:3456::1) at 203.0.114.7:9000 and [2a01:4f8::7]:9000 via "
-        "vpn.example.org, again 203.0.114.7; 192.168.1.0/24 aa:bb:cc:dd:ee:ff "
-        f"{'01234567ab' * 4} 01234567ab 1700000000.5 12:34:56 version 1.2.3.4.5 laptops"
-    )
-    assert redactor.redact(text) == (
-        "name-1 (100.64.0.1, fd12:3456::1) at address-1:9000 and [address-2]:9000 via "
-        "name-2, again address-1; 192.168.1.0/24 mac-1 "
-        "id-1 id-1 1700000000.5 12:34:56 version 1.2.3.4.5 laptops"
-    )
-
-
-def test_redaction_takes_private_keys_whole() -> None:
-    key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2Vw\n-----END PRIVATE KEY-----"
-    assert Redactor().redact(f"a {key} b") == "a [private key] b"
-    assert Redactor().redact("-----BEGIN PRIVATE KEY-----\nMC4CA") == "[private key]"
