@@ -40,7 +40,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=20,
 )
-NAMES = st.sampled_from(["v", "t", "k", "n", "d", "c", "e", "r", "w", "m", "l", "s", "x", "h"])
+NAMES = st.sampled_from(["v", "t", "k", "n", "d", "c", "e", "r", "w", "m", "l", "s", "x", "h", "b"])
 FIELDS = st.dictionaries(NAMES, VALUES | st.binary(min_size=20, max_size=20)).map(
     lambda fields: cbor.encode({"v": 1, "t": 2} | fields)
 )

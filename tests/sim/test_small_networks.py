@@ -324,3 +324,30 @@ def test_one_dead_peer_does_not_make_an_idle_network_join_again_and_again() -> N
     lab.wait(3600.0)
     assert (lab.network.requests - before) / 5 < 150
     assert all(lab.nodes[5].contact not in node.machine.contacts() for node in lab.nodes[:5])
+
+
+def test_all_that_is_kept_under_a_key_is_read_though_no_answer_has_room_for_it() -> None:
+    network = Network(1, Conditions(loss=0.02))
+    done: list[LookupDone] = []
+    network.on_event = lambda _, e: done.append(e) if isinstance(e, LookupDone) else None
+    for number in range(30):
+        prefixes = tuple(lan(12 * number + each) for each in range(12)) if number < 20 else ()
+        node = network.add(prefixes=prefixes)
+        network.bootstrap = network.bootstrap or [node]
+        for prefix in prefixes:
+            node.machine.publish(SubnetContent(prefix=prefix), network.now)
+        network.settle(node)
+        network.run(network.now + 1.0)
+    # Renewed by now, so that what changed last and what was renewed last are not the same.
+    network.run(network.now + 120.0)
+    (index,) = keyspace.index_keys(NETWORK_ID, lan(1))
+    wall = network.now + WALL_OFFSET
+    no_holders = [n for n in network.alive() if not n.machine._core.store.records(index, wall)]
+    for node in no_holders:
+        node.machine.find(index, network.now)
+        node.machine.watch(index, network.now)
+        network.settle(node)
+    network.run(network.now + 20.0)
+    assert no_holders
+    assert [len(event.records) for event in done] == [240] * len(no_holders)
+    assert [len(node.machine.directory) for node in no_holders] == [240] * len(no_holders)

@@ -29,7 +29,8 @@ CONTACTS = st.builds(
 _COUNTS = st.integers(0, 20)
 _WIRES = st.lists(st.binary(max_size=60), max_size=8).map(tuple)
 _NAMED = st.lists(CONTACTS, max_size=20).map(tuple)
-_CURSORS = st.builds(Cursor, st.integers(0, 2**48), st.integers(0, 2**61))
+_REVISIONS = st.integers(0, 2**61)
+_CURSORS = st.builds(Cursor, st.integers(0, 2**48), _REVISIONS, st.none() | _REVISIONS)
 
 REQUESTS = st.one_of(
     st.just(messages.Ping()),
@@ -61,7 +62,7 @@ def record(
     owner: int, prefix: Prefix, issued: float, ttl: int = 3600, seals: FakeSeals | None = None
 ) -> Record:
     """Return a SUBNET record that a fake signer sealed. issued: seconds since 1970."""
-    seals = seals or FakeSeals(NETWORK_ID)
+    seals = FakeSeals(NETWORK_ID) if seals is None else seals
     member = Member(NodeId(owner.to_bytes(20)), f"node{owner}", b"", (), (prefix,))
     wire = FakeSigner(seals, member).seal(SubnetContent(prefix=prefix), int(issued * 1000), ttl)
     return seals.verify(wire, issued)

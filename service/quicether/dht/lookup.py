@@ -2,6 +2,7 @@
 
 At most three questions are in flight. One not answered within `slow_after` seconds no longer
 counts as such, so the lookup goes on with the next contact and takes the late answer if it comes.
+Who keeps more than fits into an answer is asked for the rest, and waited for as long as it gives.
 
 Liars. Answers come over authenticated connections, so a liar cannot speak for another node; but
 it can name contacts that do not exist, close to the target. Those cost one attempt each, so every
@@ -39,13 +40,16 @@ class State(enum.Enum):
     WAITING = enum.auto()
     SLOW = enum.auto()
     """Asked, late, not given up."""
+    READING = enum.auto()
+    """Answered, and more of what it keeps is on its way."""
     ANSWERED = enum.auto()
     FAILED = enum.auto()
     SUSPECT = enum.auto()
     """Named by one source alone, whose contacts stay silent. Not asked."""
 
 
-_IN_WINDOW: Final = (State.NEW, State.WAITING, State.ANSWERED)
+_IN_WINDOW: Final = (State.NEW, State.WAITING, State.READING, State.ANSWERED)
+_AWAITED: Final = (State.WAITING, State.READING)
 
 
 class Candidate:
@@ -122,7 +126,7 @@ class Lookup:
     def answered(self, contact: Contact, named: Iterable[Contact]) -> None:
         """Take an answer: the contact is alive and named others."""
         candidate = self._by_key.get(contact.key)
-        if candidate is None or candidate.state is State.ANSWERED:
+        if candidate is None or candidate.state in (State.READING, State.ANSWERED):
             return
         if candidate.state is State.SLOW and candidate.source is not None:
             self._blame[candidate.source] -= 1
@@ -131,6 +135,17 @@ class Lookup:
             self.hops = max(self.hops, candidate.depth)
         for other in named:
             self._add(other, candidate.depth + 1, contact.key)
+
+    def reading(self, contact: Contact, records: Iterable[Record], now: float) -> None:
+        """Take checked records of a contact that answered and is asked for more of them.
+
+        now: monotonic seconds.
+        """
+        self.keep(records)
+        candidate = self._by_key.get(contact.key)
+        if candidate is not None and candidate.state in (State.READING, State.ANSWERED):
+            candidate.state = State.READING
+            candidate.asked_at = now
 
     def keep(self, records: Iterable[Record]) -> None:
         """Take checked records; the freshest of each slot counts."""
@@ -143,6 +158,8 @@ class Lookup:
         """Take the last of the checked records that a contact has; it counts as a giver."""
         self.keep(records)
         candidate = self._by_key.get(contact.key)
+        if candidate is not None and candidate.state is State.READING:
+            candidate.state = State.ANSWERED
         if not self.givers:
             self.hops = 0 if candidate is None else candidate.depth
         self.givers += 1
@@ -160,7 +177,11 @@ class Lookup:
     def mark_slow(self, before: float) -> None:
         """No longer wait for questions asked at `before` (monotonic seconds) or earlier."""
         for _, candidate in self._order:
-            if candidate.state is State.WAITING and candidate.asked_at <= before:
+            if candidate.asked_at > before:
+                continue
+            if candidate.state is State.READING:
+                candidate.state = State.ANSWERED
+            elif candidate.state is State.WAITING:
                 candidate.state = State.SLOW
                 self._suspect(candidate)
 
@@ -168,7 +189,7 @@ class Lookup:
     def oldest_waiting(self) -> float | None:
         """When the oldest question that is waited for was asked; None without one."""
         return min(
-            (c.asked_at for _, c in self._order if c.state is State.WAITING),
+            (c.asked_at for _, c in self._order if c.state in _AWAITED),
             default=None,
         )
 
@@ -178,7 +199,7 @@ class Lookup:
         if self.quorum and self.givers >= self.quorum:
             return True
         window = self._window()
-        if any(candidate.state is State.WAITING for candidate in window):
+        if any(candidate.state in _AWAITED for candidate in window):
             return False
         if self.asked < MAX_ASKED and any(candidate.state is State.NEW for candidate in window):
             return False
@@ -190,7 +211,7 @@ class Lookup:
         """Return the closest contacts that answered, closest first."""
         found: list[Contact] = []
         for _, candidate in self._order:
-            if candidate.state is State.ANSWERED:
+            if candidate.state in (State.READING, State.ANSWERED):
                 found.append(candidate.contact)
                 if len(found) == count:
                     break
@@ -232,7 +253,7 @@ class Lookup:
     def _make_room(self, distance: int) -> bool:
         for index in range(len(self._order) - 1, -1, -1):
             far, candidate = self._order[index]
-            if candidate.state not in (State.WAITING, State.SLOW):
+            if candidate.state not in (*_AWAITED, State.SLOW):
                 if far < distance:
                     return False
                 del self._order[index]

@@ -58,11 +58,14 @@ class Refusal(enum.IntEnum):
 class Cursor:
     """How far an asker has read a holder's values of one key.
 
-    epoch: chosen by the holder at its start; revision: of the holder's store.
+    epoch: chosen by the holder at its start; revision: of the holder's store. base: up to which
+    revision the asker had read all before it began to read what it is reading now, page by page;
+    None between two readings. Certificates are left out of what changed before that alone.
     """
 
     epoch: int
     revision: int
+    base: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ def encode(message: Request | Response) -> bytes:
         case FindValue(key, count, cursor, watch, quiet):
             fields.update(k=key_bytes(key), n=count)
             if cursor is not None:
-                fields.update(e=cursor.epoch, r=cursor.revision)
+                fields.update(_position(cursor))
             if watch:
                 fields["w"] = 2 if quiet else 1
         case Store(key, records, known):
@@ -209,8 +212,7 @@ def encode(message: Request | Response) -> bytes:
             fields.update(
                 d=records,
                 c=[contact.wire for contact in contacts],
-                e=cursor.epoch,
-                r=cursor.revision,
+                **_position(cursor),
             )
             if more:
                 fields["m"] = 1
@@ -320,7 +322,13 @@ def _count(fields: dict[str, Any]) -> int:
 
 
 def _cursor(fields: dict[str, Any]) -> Cursor:
-    return Cursor(_integer(fields, "e", MAX_REVISION), _integer(fields, "r", MAX_REVISION))
+    base = _integer(fields, "b", MAX_REVISION) if "b" in fields else None
+    return Cursor(_integer(fields, "e", MAX_REVISION), _integer(fields, "r", MAX_REVISION), base)
+
+
+def _position(cursor: Cursor) -> dict[str, int]:
+    fields = {"e": cursor.epoch, "r": cursor.revision}
+    return fields if cursor.base is None else {**fields, "b": cursor.base}
 
 
 def _find_value(fields: dict[str, Any]) -> FindValue:

@@ -102,17 +102,19 @@ class Responder:
 
     def _values(self, peer: Contact, request: FindValue, now: float) -> Values:
         core = self._core
-        since = 0
-        if request.cursor is not None and request.cursor.epoch == self._epoch:
-            since = request.cursor.revision
+        since = base = 0
+        cursor = request.cursor
+        if cursor is not None and cursor.epoch == self._epoch:
+            since = cursor.revision
+            base = since if cursor.base is None else cursor.base
         found = core.store.changes(request.key, since, core.wall(now), request.quiet)
         wires: list[bytes] = []
         size = 0
         reached = core.store.revision
         more = False
         for value in found:
-            # Who has read up to the last change of content has the certificate already.
-            known = value.change <= since
+            # Who has read all up to the last change of content has the certificate already.
+            known = value.change <= base
             wire = without_certificate(value.record.wire) if known else value.record.wire
             if wires and (
                 size + len(wire) > messages.RECORDS_SIZE or len(wires) == messages.MAX_RECORDS
@@ -125,7 +127,9 @@ class Responder:
         return Values(
             tuple(wires),
             tuple(core.table.closest(request.key, request.count, peer.key)),
-            Cursor(self._epoch, reached if more else core.store.revision),
+            Cursor(self._epoch, reached, base)
+            if more
+            else Cursor(self._epoch, core.store.revision),
             more,
             int(self._watchers.add(request.key, peer, now)) if request.watch else 0,
         )

@@ -104,7 +104,7 @@ class Search:
         if page == 0:
             self.lookup.answered(contact, answer.contacts)
         if answer.more and page < MAX_PAGES and not self._finished:
-            self.lookup.keep(good)
+            self.lookup.reading(contact, good, now)
             self._ask(contact, answer.cursor, page + 1, now)
         elif good or page:
             self.lookup.gave(contact, good)

@@ -147,3 +147,31 @@ def test_a_lookup_asks_a_bounded_number_of_contacts() -> None:
     assert lookup.done
     assert asked <= MAX_ASKED
     assert len(lookup._order) <= 80
+
+
+def test_who_has_more_to_give_is_waited_for() -> None:
+    lookup = Lookup(0, ME, [contact(1), contact(2)], width=20, quorum=3)
+    lookup.next_questions(0.0)
+    lookup.answered(contact(2), [])
+    lookup.answered(contact(1), [])
+    lookup.reading(contact(1), [record(1, LAN, NOW)], 0.1)
+    assert not lookup.done
+    assert lookup.oldest_waiting == 0.1
+    lookup.reading(contact(1), [record(2, LAN, NOW)], 0.2)
+    lookup.mark_slow(0.1)
+    assert not lookup.done
+    lookup.gave(contact(1), [record(3, LAN, NOW)])
+    assert lookup.done
+    assert len(lookup.records) == 3
+
+
+def test_who_gives_slowly_is_not_waited_for_and_what_comes_late_counts() -> None:
+    lookup = Lookup(0, ME, [contact(1)], width=20, quorum=3)
+    lookup.next_questions(0.0)
+    lookup.answered(contact(1), [])
+    lookup.reading(contact(1), [record(1, LAN, NOW)], 0.1)
+    lookup.mark_slow(0.1)
+    assert lookup.done
+    lookup.gave(contact(1), [record(2, LAN, NOW)])
+    assert len(lookup.records) == 2
+    assert lookup.closest(1) == [contact(1)]
