@@ -14,7 +14,7 @@ from quicether.cli import local, offline
 from quicether.cli.exits import NoDaemonError, UsageError
 from quicether.config import values
 from quicether.config.values import HostPort
-from quicether.errors import HostError, IdentityError
+from quicether.errors import ConfigError, HostError, IdentityError
 from quicether.identity.invite_code import MAX_ENDPOINTS
 from quicether.identity.registrar import DEFAULT_EXPIRY, MAX_EXPIRY, MIN_EXPIRY, Registrar
 
@@ -42,7 +42,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     invite.add_argument(
         "--endpoint",
-        type=offline.argument(values.endpoint),
+        type=offline.argument(_endpoint),
         action="append",
         default=[],
         metavar="HOST[:PORT]",
@@ -108,6 +108,14 @@ def _invite(arguments: argparse.Namespace) -> int:
             f"The tunnel of network {store.name} is not up here; nobody can join before it is."
         )
     return 0
+
+
+def _endpoint(text: str) -> HostPort:
+    """Return an endpoint that another machine may reach. Raises ConfigError."""
+    found = values.endpoint(text)
+    if found.ip is not None and found.ip.is_link_local:
+        raise ConfigError(f"{found.host} is link-local, so it means nothing on another machine")
+    return found
 
 
 def _endpoints(network: str, given: Sequence[HostPort]) -> tuple[list[HostPort], bool]:

@@ -52,7 +52,7 @@ def _add_sign(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     sign.add_argument(
         "--address",
-        type=offline.address,
+        type=offline.overlay_address,
         action="append",
         default=[],
         help="the node's overlay address (default: chosen, one of IPv4 and one of IPv6)",

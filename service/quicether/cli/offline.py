@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from quicether.cli import output
 from quicether.config import values
 from quicether.errors import ConfigError
+from quicether.identity.addresses import check_overlay_address
 from quicether.identity.names import check_group_name, check_network_name, check_node_name
 
 T = TypeVar("T")
@@ -74,3 +75,4 @@ node_name: Final = argument(check_node_name)
 group_name: Final = argument(check_group_name)
 prefix: Final = argument(values.prefix)
 address: Final = argument(values.address)
+overlay_address: Final = argument(lambda text: check_overlay_address(values.address(text)))

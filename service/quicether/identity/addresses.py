@@ -8,12 +8,31 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 from quicether.errors import ConfigError
-from quicether.model import NodeId
+from quicether.model import Address, NodeId
 
 IPV4_POOL: Final = IPv4Network("100.64.0.0/10")
 """Shared address space (RFC 6598): on no LAN, and not routed on the Internet."""
+_NEVER: Final = ("loopback", "link_local", "multicast", "unspecified")
+_BROADCAST: Final = IPv4Address("255.255.255.255")
 _NAMES_HOST: Final = 0x53
 """Host part of the IPv6 address for names: ::53, as DNS's port."""
+
+
+def check_overlay_address(address: Address) -> Address:
+    """Return address if a node may have it in the overlay.
+
+    Raises ConfigError: it is never routed (loopback, link-local, multicast and so on).
+    """
+    why = next((kind for kind in _NEVER if getattr(address, f"is_{kind}")), None)
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        why = why or "of one link"
+    if why is None and address == _BROADCAST:
+        why = "broadcast"
+    if why is not None:
+        raise ConfigError(
+            f"{address} is {why.replace('_', '-')}, so no node can have it in the overlay"
+        )
+    return address
 
 
 def network_prefix(network_id: bytes) -> IPv6Network:

@@ -29,6 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorit
 
 from quicether.errors import ConfigError, IdentityError, TrustError
 from quicether.identity import rfc3779
+from quicether.identity.addresses import check_overlay_address
 from quicether.identity.names import check_group_name, check_network_name, check_node_name
 from quicether.model import Address, Member, NodeId, Prefix, host_prefix
 
@@ -68,7 +69,7 @@ class Grant:
     groups: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raises ConfigError: a name is malformed, or there are too many of something."""
+        """Raises ConfigError: a name or address that none can have, or too many of something."""
         check_node_name(self.name)
         for group in self.groups:
             check_group_name(group)
@@ -77,6 +78,8 @@ class Grant:
                 f"node {self.name} has {len(self.addresses)} overlay addresses, "
                 f"not 1 to {MAX_ADDRESSES}"
             )
+        for address in self.addresses:
+            check_overlay_address(address)
         if len(self.prefixes) > rfc3779.MAX_BLOCKS - MAX_ADDRESSES:
             raise ConfigError(
                 f"node {self.name} has {len(self.prefixes)} prefixes, more than "

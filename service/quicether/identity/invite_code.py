@@ -66,6 +66,8 @@ class InviteCode:
                 raise ConfigError(f"port {port} of {host} is not from 1 to 65535")
             if not (0 < len(host) < _NAME_KIND and host.isascii() and host.isprintable()):
                 raise ConfigError(f"host {host[:80]!r} is no IP address or DNS name")
+            if _is_link_local(host):
+                raise ConfigError(f"{host} is link-local; a code needs an address that is unique")
 
     @property
     def invitation_id(self) -> bytes:
@@ -151,6 +153,13 @@ def invitation_id(secret: bytes) -> bytes:
 
 def _check(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECK_BYTES]
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_link_local
+    except ValueError:
+        return False
 
 
 def _pack_host(host: str) -> bytes:

@@ -104,6 +104,12 @@ def test_an_ordinary_user_may_look(machine: Path, capsys: pytest.CaptureFixture[
         ("invite a --expires 1s", "argument --expires: '1s' is not from 1m to 30d"),
         ("network create config", "argument NETWORK: network name 'config' is taken"),
         ("network create policy", "argument NETWORK: network name 'policy' is taken"),
+        ("network sign home --local --name a --address 127.0.0.1", "127.0.0.1 is loopback, so"),
+        ("network sign home --local --name a --address fe80::1%eth0", "is link-local, so no node"),
+        ("network sign home --local --name a --address fd00::1%eth0", "is of one link, so"),
+        ("network sign home --local --name a --address 255.255.255.255", "is broadcast, so"),
+        ("invite a --endpoint fe80::1%eth0", "is link-local, so it means nothing on another"),
+        ("invite a --endpoint [fe80::1]:9000", "is link-local, so it means nothing on another"),
         ("join AAAAA-BBBBB", "the invitation code is mistyped or cut off"),
     ],
 )
