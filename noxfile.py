@@ -84,7 +84,12 @@ def hosts(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Figures: two hosts beside the competition (needs root), and the routing table."""
+    """Figures: two hosts beside the competition (needs root), and the routing table.
+
+    `sudo ./bootstrap bench` installs the competition first.
+    """
     prepare(session)
+    if session.venv_backend != "none":
+        session.install("--no-deps", "-r", "requirements/bench.txt")
     paths = {"PYTHONPATH": "tests:service:nm_plugin"}
     session.run("python", "-m", "bench", *session.posargs, env=paths)

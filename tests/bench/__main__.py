@@ -42,12 +42,13 @@ def main() -> int:
         print(json.dumps(result))
         if options.json:
             options.json.write_text(json.dumps(result, indent=2) + "\n")
-    here = Path(__file__).parent
+    here, failed = Path(__file__).parent, False
     for name in OTHERS:
         if name in what:
             print(f"\n{name}", flush=True)
-            subprocess.run([sys.executable, str(here / f"{name}.py")], check=True)
-    return 0
+            program = [sys.executable, str(here / f"{name}.py")]
+            failed |= subprocess.run(program, check=False).returncode != 0
+    return int(failed)
 
 
 if __name__ == "__main__":

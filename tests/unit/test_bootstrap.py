@@ -40,7 +40,7 @@ def test_wrong_command_shows_usage_and_exits_with_2(arguments: tuple[str, ...]) 
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["demo", "test", "install", "uninstall"])
+@pytest.mark.parametrize("command", ["demo", "test", "bench", "install", "uninstall"])
 def test_without_root_it_says_so_in_one_sentence_and_exits_with_4(command: str) -> None:
     done = bootstrap(command, user=65534 if os.geteuid() == 0 else None)
     assert done.returncode == 4
@@ -49,7 +49,7 @@ def test_without_root_it_says_so_in_one_sentence_and_exits_with_4(command: str) 
 
 def test_the_tested_set_is_within_the_ranges_that_pyproject_accepts() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    service, dev = pins("service.txt"), pins("dev.txt")
+    service, dev = pins("service.txt"), pins("dev.txt") | pins("bench.txt")
     groups = project["dependency-groups"].values()
     wanted = [(text, service) for text in project["project"]["dependencies"]]
     wanted += [(text, service) for text in project["build-system"]["requires"]]
