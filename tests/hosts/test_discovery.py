@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_every_pair_reaches_the_others_lan(scene: Town) -> None:
         for other in sites:
             if other is not site:
                 site.wait_for(other.lan, 15)
-    side_by_side(*(partial(reach_all, site, sites) for site in sites))
+    side_by_side(*(partial(site.reach_all, sites) for site in sites))
 
 
 def test_a_sixth_is_reachable_from_all_within_five_seconds_of_joining(scene: Town) -> None:
@@ -72,7 +72,7 @@ def test_a_sixth_is_reachable_from_all_within_five_seconds_of_joining(scene: Tow
     joined = time.monotonic()
     for site in sites:
         site.wait_for(sixth.lan, 5 - (time.monotonic() - joined))
-        reach_all(site, [sixth], deadline=5 - (time.monotonic() - joined))
+        site.reach_all([sixth], deadline=5 - (time.monotonic() - joined))
 
 
 def test_a_prefix_advertised_later_comes_and_one_withdrawn_goes_within_ten_seconds(
@@ -140,13 +140,6 @@ def test_what_a_killed_node_advertised_is_gone_when_its_record_ends(
     for site in scene.sites.values():
         if site is not death.site and site.is_up:
             site.wait_for(death.site.lan, max(left, 1), gone=True)
-
-
-def reach_all(site: Site, others: Iterable[Site], deadline: float = 5) -> None:
-    """Ping the machine in each of the other LANs from the machine in this one."""
-    for other in others:
-        what = f"{other.host.name}'s LAN to answer"
-        site.host.wait_until(partial(site.reaches, other.address), deadline, what)
 
 
 def counted(site: Site, what: str) -> int:

@@ -1,26 +1,29 @@
-"""Sites that find each other: three whole hosts with NetworkManager, two plain ones, a LAN each.
+"""Sites that find each other: three whole hosts with a service each, two plain ones, a LAN each.
 
     internet (a switch)      hq        plant     shop      depot     farm      …
     203.0.113.0/24           .1        .2        .3        .4        .5
     LAN 192.168.N.0/24       .1 and a machine at .10, which has a default route and nothing else
 
-No node has a peer in its profile. Everyone knows the address of hq, and hq that of farm.
+No node has a peer in its settings. Everyone knows the address of hq, and hq that of farm.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from support.cables import Cable, Port, Switch
-from support.hosts import Host, LightHost, Router, WholeHost, together
+from support.hosts import Host, LightHost, Manager, Router, WholeHost, together
 from support.node import TUNNEL, Network, Node
 
+NETWORKMANAGER: Final[Manager] = "networkmanager"
 WHOLE = ("hq", "plant", "shop")
 PLAIN = ("depot", "farm")
 SHARED = "10.77.0.0/24"
@@ -64,19 +67,42 @@ class Site:
         """The one address that the node is told."""
         return "203.0.113.5" if self.number == 1 else "203.0.113.1"
 
+    @property
+    def link(self) -> str:
+        """Who owns the tunnel's link, as the node says."""
+        if self.node is not None:
+            return "netlink"
+        found = json.loads(self.host.run(["quicether", "status", "--json"]).stdout)
+        return str(found["tunnels"][0]["link"])
+
     def configure(self, *prefixes: str) -> None:
-        """Write what a plain node is told, in place of earlier: it advertises prefixes."""
-        assert self.node is not None
-        self.node.configuration.write_text(
+        """Write what the node is told, in place of earlier: it advertises prefixes."""
+        if self.node is not None:
+            file = self.node.configuration
+        else:
+            assert isinstance(self.host, WholeHost)
+            file = self.host.root / f"etc/quicether/{TUNNEL}.toml"
+        file.write_text(
             f"[network]\nadvertise_subnets = {json.dumps(prefixes)}\n"
             f"[discovery]\nbootstrap_nodes = {json.dumps([self.known])}\n"
         )
 
     def advertise(self, *prefixes: str) -> None:
-        """Let a plain node that is up advertise prefixes from now on."""
-        assert self.node is not None
+        """Let a node that is up advertise prefixes from now on."""
         self.configure(*prefixes)
-        self.node.reload()
+        if self.node is not None:
+            self.node.reload()
+        else:
+            self.host.run(["quicether", "reload", TUNNEL])
+
+    def up(self) -> None:
+        """Bring the tunnel up, as its host's user does."""
+        if self.node is not None:
+            self.node.up()
+        elif isinstance(self.host, WholeHost) and self.host.manager == "networkmanager":
+            self.host.run(["nmcli", "connection", "up", "quicether"])
+        else:
+            self.host.run(["systemctl", "start", f"quicether@{TUNNEL}.service"])
 
     def has_route(self, prefix: str) -> bool:
         """Tell whether the OS leads a prefix into the tunnel."""
@@ -86,6 +112,13 @@ class Site:
         """Tell whether one ping from the machine in the LAN comes back."""
         ping = ["ping", "-c", "1", "-W", "1", address]
         return self.machine.run(ping, check=False).returncode == 0
+
+    def reach_all(self, others: Iterable[Site], deadline: float = 5) -> None:
+        """Wait until the machine in each of the other LANs answers the machine in this one."""
+        for other in others:
+            if other is not self:
+                what = f"{other.host.name}'s LAN to answer"
+                self.host.wait_until(partial(self.reaches, other.address), deadline, what)
 
     def wait_for(self, prefix: str, deadline: float, *, gone: bool = False) -> None:
         """Wait until the OS leads a prefix into the tunnel, or no longer does."""
@@ -110,14 +143,15 @@ class Town:
         site.configure(site.lan)
         return site
 
-    def adopt(self, host: WholeHost) -> Site:
-        """Build a site around a whole host, certify its node and add its profile."""
+    def adopt(self, host: WholeHost, *prefixes: str) -> Site:
+        """Build a site around a whole host, and certify its node for prefixes too; it is down."""
         site = self._build(host)
         host.sysctl({"net.ipv4.ip_forward": "1"})
-        self.network.certify(host, [site.lan])
-        data = f"network={TUNNEL}, bootstrap={site.known}, advertise-subnets={site.lan}"
-        add = ["nmcli", "connection", "add", "type", "vpn", "con-name", "quicether"]
-        host.run([*add, "vpn-type", "quicether", "vpn.data", data])
+        self.network.certify(host, [site.lan, *prefixes])
+        site.configure(site.lan)
+        if host.manager == "networkmanager":
+            add = ["nmcli", "connection", "add", "type", "vpn", "con-name", "quicether"]
+            host.run([*add, "vpn-type", "quicether", "vpn.data", f"network={TUNNEL}"])
         return site
 
     def _build(self, host: Host) -> Site:
@@ -142,23 +176,27 @@ def side_by_side(*work: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def town(layers: Sequence[Path], folder: Path) -> Iterator[Town]:
-    """Boot five hosts that all know one address, and bring their tunnels up at once."""
+def town(
+    layers: Sequence[Path], folder: Path, managers: Sequence[Manager] = (NETWORKMANAGER,) * 3
+) -> Iterator[Town]:
+    """Boot five hosts that all know one address, and bring their tunnels up at once.
+
+    managers: of the whole hosts' networks, in their order.
+    """
     with ExitStack() as stack:
         network = stack.enter_context(Network(folder, record_life=RECORD_LIFE))
         internet = stack.enter_context(Switch("internet"))
         gateway = stack.enter_context(Router("gateway"))
         gateway.configure_link(internet.plug(gateway).ifname, ["203.0.113.254/24"])
+        hosts = zip(WHOLE, managers, strict=True)
         booted = stack.enter_context(
-            together(*(WholeHost(name, "networkmanager", layers) for name in WHOLE))
+            together(*(WholeHost(name, manager, layers) for name, manager in hosts))
         )
         built = Town(stack, internet, network)
-        for host in booted:
-            built.adopt(host)
-        up = ["nmcli", "connection", "up", "quicether"]
-        side_by_side(*(lambda host=host: host.run(up) for host in booted))
-        plain = [built.join(name, SHARED).node for name in PLAIN]
-        side_by_side(*(node.up for node in plain if node is not None))
+        whole = [built.adopt(host, SHARED) for host in booted]
+        side_by_side(*(site.up for site in whole))
+        plain = [built.join(name, SHARED) for name in PLAIN]
+        side_by_side(*(site.up for site in plain))
         yield built
 
 
