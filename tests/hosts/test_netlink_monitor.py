@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,9 @@ from quicether.host.netlink import NetlinkOwner
 from quicether.host.underlay import Underlay, path_to, read_underlay
 from support import netns
 from support.cables import Cable
+from support.commands import wait_until
 from support.hosts import LightHost
+from support.node import Network
 
 SETTLE = 0.05
 
@@ -162,6 +166,23 @@ def test_a_route_to_one_network_alone_is_reported(site: Site) -> None:
         monitor.close()
 
     site.on_loop(scenario)
+
+
+def test_the_device_has_the_mtu_that_the_uplink_leaves_and_follows_it(
+    site: Site, tmp_path: Path
+) -> None:
+    """Its peers are found by the DHT, so no address says which way packets will take."""
+
+    def mtu() -> int:
+        link = site.host.run(["ip", "-j", "link", "show", "dev", "quicether0"]).stdout
+        return int(json.loads(link)[0]["mtu"])
+
+    site.host.run(["ip", "link", "set", site.first, "mtu", "1400"])
+    with Network(tmp_path) as network:
+        node = network.node(site.host)
+        assert node.up()["mtu"] == mtu() == 1320
+        site.host.run(["ip", "link", "set", site.first, "mtu", "1440"])
+        wait_until(lambda: mtu() == 1360, 5, "the device follows the uplink")
 
 
 def test_our_own_device_is_no_change_of_the_underlay(site: Site) -> None:

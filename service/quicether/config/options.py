@@ -267,8 +267,9 @@ _ALL: Final = (
         "network",
         Kind.MTU,
         "auto",
-        "Largest packet in the tunnel in bytes, 576 to 65535; auto takes what the path allows, "
-        "at most 1420.",
+        "Largest packet in the tunnel in bytes, 576 to 65535; auto takes what the route to the "
+        "peers named by address, else the default route, has room for, at most 1420. A path that "
+        "carries less says so to whoever sends by it.",
     ),
     _option(
         "netns",

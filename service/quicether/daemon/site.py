@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from quicether.config.settings import DiscoverySettings, Role, Settings
@@ -11,15 +12,15 @@ from quicether.config.values import HostPort
 from quicether.daemon.host_config import UNDERLAY_MARK, own_user
 from quicether.errors import ConfigError, UnreachableError
 from quicether.host.exits import Ours, keep_exits
-from quicether.host.underlay import Underlay, path_to
+from quicether.host.underlay import ANYWHERE, Underlay, path_to
 from quicether.model import Member, Prefix, UnderlayAddress, host_prefix
 from quicether.overlay.gateways import Forwarding
 
 DEVICE_FAMILY: Final = "quicether"
 """How the names of the overlay's devices begin unless the user chose another."""
 MTU_CEILING: Final = 1420
-OVERHEAD: Final = 80
-"""Bytes that IP, UDP and QUIC put around a packet in the worst case."""
+OVERHEAD: Final[Mapping[int, int]] = MappingProxyType({4: 60, 6: 80})
+"""Bytes that IP, UDP and QUIC put around a packet, by the underlay's IP version."""
 
 
 def owned(settings: Settings, member: Member) -> tuple[Prefix, ...]:
@@ -96,17 +97,22 @@ async def lan(settings: Settings, underlay: Underlay) -> tuple[Prefix, ...]:
 
 
 async def path_mtu(settings: Settings) -> int:
-    """Return the MTU in bytes whose packets fit on the way to every peer of a known address.
+    """Return the MTU in bytes that the device is to have where the settings say none.
 
+    A mesh has many paths and the device one MTU, so it follows what is known of the host's own
+    network: the ways to the peers whose addresses the settings give, else the default routes, by
+    which peers are reached that a name or the DHT leads to. A path that carries less says so to
+    whoever sends by it, with Packet Too Big; the device would flap with what each path is found
+    to carry, and every sender would pay for the narrowest.
     Raises HostError: the kernel could not be asked.
     """
     found = MTU_CEILING
-    for peer in settings.overlay.peers:
-        if peer.endpoint.ip is None:
-            continue
+    peers = [peer.endpoint.ip for peer in settings.overlay.peers]
+    given = [address for address in peers if address is not None]
+    for address in given if given and len(given) == len(peers) else (*given, *ANYWHERE):
         try:
-            path = await path_to(peer.endpoint.ip, UNDERLAY_MARK)
+            path = await path_to(address, UNDERLAY_MARK)
         except UnreachableError:
             continue
-        found = min(found, path.mtu - OVERHEAD)
+        found = min(found, path.mtu - OVERHEAD[address.version])
     return found

@@ -29,9 +29,9 @@ class UnderlayMonitor:
     """Watches rtnetlink and reports a change once it has settled.
 
     The overlay's own devices and routes do not count, but for a default route into the overlay. A
-    link or address event counts only where
-    addresses or gateways differ afterwards (a wireless link talks all the time); a route event
-    always does, because any route may be a peer's.
+    link or address event counts only where addresses, gateways or MTUs differ afterwards (a
+    wireless link talks all the time); a route event always does, because any route may be a
+    peer's.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from quicether.errors import UnreachableError
 from quicether.host.rtnetlink import LinkInfo, Rtnetlink
 from quicether.model import Address, Interface, Prefix
 
-_ANYWHERE: Final[tuple[Address, ...]] = (ip_address("192.0.0.8"), ip_address("3fff::1"))
+ANYWHERE: Final[tuple[Address, ...]] = (ip_address("192.0.0.8"), ip_address("3fff::1"))
 """The dummy address of RFC 7600 and documentation (RFC 9637): nobody has a route but default."""
 
 
@@ -20,11 +20,13 @@ class Underlay:
     """What the host is connected to, the overlay's own devices not included.
 
     addresses: (device, address) of every link that is up, link-local ones left out.
-    gateways: next hops of the default routes, IPv4 before IPv6.
+    gateways: next hops of the default routes, IPv4 before IPv6. mtus: (device, bytes) of the
+    same links.
     """
 
     addresses: frozenset[tuple[str, Interface]] = frozenset()
     gateways: tuple[Address, ...] = ()
+    mtus: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def connected(self) -> tuple[Prefix, ...]:
@@ -73,7 +75,7 @@ async def read_underlay(own: Callable[[str], bool], mark: int = 0) -> Underlay:
     netlink = Rtnetlink.open()
     try:
         links = [link for link in await netlink.links() if not own(link.name)]
-        ways = [await netlink.way_to(anywhere, mark) for anywhere in _ANYWHERE]
+        ways = [await netlink.way_to(anywhere, mark) for anywhere in ANYWHERE]
     finally:
         netlink.close()
     ours = {link.index for link in links}
@@ -84,6 +86,7 @@ async def read_underlay(own: Callable[[str], bool], mark: int = 0) -> Underlay:
             for way in ways
             if way is not None and way.gateway is not None and way.index in ours
         ),
+        frozenset((link.name, link.mtu) for link in links if _global_addresses(link)),
     )
 
 
