@@ -40,7 +40,7 @@ def host_config(
         accepted=discovery.accept_conflicts,
     )
     peers = [connection.remote.ip for connection in mesh.peers.connections().values()]
-    ways = (*peers, *_named(settings))
+    ways = (*peers, *mesh.outside.ways, *_named(settings, mesh))
     ranges = _ranges(network.tun_name, mesh.outside.ranges)
     mesh.routes.for_host.use(choice, underlay.connected, ways, ranges)
     found = mesh.routes.for_host.routes()
@@ -73,11 +73,14 @@ def own_user() -> int | None:
     return os.geteuid() or None
 
 
-def _named(settings: Settings) -> list[Address]:
-    """Return the underlay addresses that the settings name: they have to stay reachable."""
+def _named(settings: Settings, mesh: Mesh) -> Iterable[Address]:
+    """Yield the underlay addresses that the settings name: they have to stay reachable."""
     endpoints = [peer.endpoint for peer in settings.overlay.peers]
-    endpoints += settings.discovery.bootstrap_nodes
-    return [endpoint.ip for endpoint in endpoints if endpoint.ip is not None]
+    for endpoint in (*endpoints, *settings.discovery.bootstrap_nodes):
+        if endpoint.ip is not None:
+            yield endpoint.ip
+        else:
+            yield from (address.ip for address in mesh.dialer.names.known(endpoint))
 
 
 def _ranges(device: str, ranges: Iterable[Prefix]) -> list[Prefix]:

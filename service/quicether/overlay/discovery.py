@@ -207,6 +207,7 @@ class Discovery:
     def moved(self) -> None:
         """The host's own network changed."""
         self._observations.forget()
+        self._mesh.outside.moved()
         self._advertise()
 
     def forget(self, node: NodeId) -> None:

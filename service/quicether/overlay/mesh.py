@@ -65,7 +65,7 @@ class Mesh:
         self.outside = Outside(me)
         self.discovery: Discovery | None = None
         self.capabilities: frozenset[str] = frozenset()
-        self._followers: list[Callable[[Connection], None]] = []
+        self._followers: list[Callable[[Connection], None]] = [self.outside.connected]
         self._endpoint = endpoint
         self._instance = instance
         self._clock = clock

@@ -6,23 +6,34 @@ conversation is for, and every packet would chase its own tail.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network, ip_network
 from typing import Final
 
 from quicether.config.values import OVERLAY_IPV4, HostPort
 from quicether.model import Address, Member, Prefix, UnderlayAddress, host_prefix
+from quicether.transport.endpoint import Connection
 
+MAX_WAYS: Final = 256
+"""Addresses of peers that are kept clear; the one that was longest not connected goes."""
 _UNIQUE_LOCAL: Final = IPv6Network("fd00::/8")
 _NETWORK_BITS: Final = 48
 """Length of a network's own unique local prefix."""
 
 
 class Outside:
-    """Tells what is outside the overlay: neither an overlay address nor routed into the device."""
+    """Tells what is outside the overlay: neither an overlay address nor routed into the device.
+
+    Where a peer was connected has to stay outside, or a moment's loss would be for ever: a prefix
+    around it would be routed into the device, and the peer could be neither called nor heard.
+    What records and other nodes say of where a peer is does not count: every LAN behind a node
+    that says its own address there would be kept out.
+    """
 
     def __init__(self, me: Member) -> None:
         self.ranges: Final = overlay_ranges(me)
+        self._ways: OrderedDict[Address, None] = OrderedDict()
         self._given: tuple[Prefix, ...] | None = None
         self._routed: frozenset[Prefix] = frozenset()
         self._lengths: dict[int, tuple[int, ...]] = {}
@@ -39,6 +50,23 @@ class Outside:
             version: tuple({p.prefixlen for p in self._routed if p.version == version})
             for version in (4, 6)
         }
+
+    def connected(self, connection: Connection) -> None:
+        """Keep clear where a peer is connected, also when it is lost."""
+        address = connection.remote.ip
+        self._ways[address] = None
+        self._ways.move_to_end(address)
+        if len(self._ways) > MAX_WAYS:
+            self._ways.popitem(last=False)
+
+    def moved(self) -> None:
+        """Keep nothing clear any more: in another network the same addresses are others'."""
+        self._ways.clear()
+
+    @property
+    def ways(self) -> tuple[Address, ...]:
+        """The addresses at which peers were connected since the host's network changed."""
+        return tuple(self._ways)
 
     def holds(self, address: Address) -> bool:
         """Tell whether a peer can be spoken to at an address."""

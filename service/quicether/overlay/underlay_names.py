@@ -58,6 +58,10 @@ class UnderlayNames:
                 self._last.popitem(last=False)
         return found
 
+    def known(self, location: HostPort) -> tuple[UnderlayAddress, ...]:
+        """Return the last addresses of location; none where it did not resolve yet."""
+        return self._last.get(location, ())
+
     async def _try(self, location: HostPort) -> None:
         try:
             await self.addresses(location)

@@ -379,3 +379,15 @@ def test_a_fault_of_who_hears_of_an_event_stops_nothing_else(
         await passes(lambda: a.hop("10.77.0.9") is None, 5)
 
     scene(told)
+
+
+def test_in_another_network_nothing_of_the_last_one_counts() -> None:
+    async def told(world: World) -> None:
+        a, b = await town(world, 2)
+        assert a.mesh.outside.ways == (b.address.ip,)
+        assert a.found._observations.agreed == (a.address,)
+        a.found.moved()
+        assert a.mesh.outside.ways == ()
+        assert a.found._observations.agreed == ()
+
+    scene(told)
