@@ -46,7 +46,7 @@ RESPONSES = st.one_of(
     st.just(messages.Pong()),
     st.builds(messages.Nodes, _NAMED),
     st.builds(messages.Values, _WIRES, _NAMED, _CURSORS, st.booleans(), st.integers(0, 2**16 - 1)),
-    st.builds(messages.Stored, st.lists(st.sampled_from(StoreResult)).map(tuple), _NAMED),
+    st.builds(messages.Stored, st.lists(st.sampled_from(StoreResult)).map(tuple), _NAMED, _WIRES),
     st.just(messages.Refused(Refusal.RATE_LIMITED)),
 )
 

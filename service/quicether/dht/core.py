@@ -36,6 +36,8 @@ class Entropy(Protocol):
 
 MAX_CALLS: Final = 1024
 """Requests without an answer yet; more fail at once."""
+LATER: Final = (1.0, 2.0, 4.0)
+"""Seconds after which a peer that refused a request because of its rate is asked again."""
 MAX_LOST: Final = 32
 """Evicted contacts that are tried again now and then."""
 RETURNS: Final = 3
@@ -84,20 +86,24 @@ OnFailure = Callable[[float], None]
 
 
 class Call:
-    """A request that was sent. Its answer is of the type that belongs to it."""
+    """A request that was sent. Its answer is of the type that belongs to it.
 
-    __slots__ = ("contact", "expects", "on_answer", "on_failure", "sent")
+    tries: how often the peer had no time for it.
+    """
+
+    __slots__ = ("contact", "on_answer", "on_failure", "request", "sent", "tries")
 
     def __init__(
         self,
         contact: Contact,
-        expects: type[Response],
+        request: Request,
         sent: float,
         on_answer: OnAnswer,
         on_failure: OnFailure,
     ) -> None:
         self.contact = contact
-        self.expects = expects
+        self.request = request
+        self.tries = 0
         self.sent = sent
         self.on_answer = on_answer
         self.on_failure = on_failure
@@ -209,11 +215,15 @@ class Core:
             self.counters.drop(DropReason.QUEUE_FULL)
             self.schedule(now, on_failure)
             return
+        self._send(Call(contact, request, now, on_answer, on_failure), now)
+
+    def _send(self, call: Call, now: float) -> None:
+        call.sent = now
         self._call_count += 1
-        expects = ANSWERS[type(request)]
-        self._calls[self._call_count] = Call(contact, expects, now, on_answer, on_failure)
-        body = messages.encode(request)
-        self.events.append(SendRequest(self._call_count, contact, body, self.config.rpc_timeout))
+        self._calls[self._call_count] = call
+        body = messages.encode(call.request)
+        timeout = self.config.rpc_timeout
+        self.events.append(SendRequest(self._call_count, call.contact, body, timeout))
 
     def response(self, number: int, body: bytes, now: float) -> None:
         """Take the answer to a request."""
@@ -227,8 +237,12 @@ class Core:
             self._call_failed(call, now)
             return
         self.seen(call.contact, now)
-        if isinstance(answer, call.expects):
+        if isinstance(answer, ANSWERS[type(call.request)]):
             call.on_answer(answer, now)
+        elif isinstance(answer, messages.Refused) and call.tries < len(LATER):
+            # It is there and has no time for us: asked again later, which is no failure.
+            self.schedule(now + self.spread(LATER[call.tries]), self._send, call)
+            call.tries += 1
         else:
             call.on_failure(now)
 

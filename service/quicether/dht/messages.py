@@ -166,13 +166,15 @@ class Values:
 class Stored:
     """What became of each record of a Store, in its order.
 
-    contacts: nodes close to the key that the sender did not know.
+    contacts: nodes close to the key that the sender did not know. fresher: what is kept instead of
+    the sender's own records that are older, without certificates.
     """
 
     type: ClassVar[int] = 68
 
     results: tuple[StoreResult, ...]
     contacts: tuple[Contact, ...] = ()
+    fresher: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +220,12 @@ def encode(message: Request | Response) -> bytes:
                 fields["m"] = 1
             if lease:
                 fields["l"] = lease
-        case Stored(results, contacts):
+        case Stored(results, contacts, fresher):
             fields["s"] = [int(result) for result in results]
             if contacts:
                 fields["c"] = [contact.wire for contact in contacts]
+            if fresher:
+                fields["d"] = fresher
         case Refused(reason):
             fields["x"] = int(reason)
     return cbor.encode(fields)
@@ -353,7 +357,7 @@ def _stored(fields: dict[str, Any]) -> Stored:
         kept = tuple(StoreResult(result) for result in results)
     except ValueError:
         raise ProtocolError("a result in a DHT message that is none of those agreed") from None
-    return Stored(kept, _contacts(fields))
+    return Stored(kept, _contacts(fields), _records(fields))
 
 
 def _refused(fields: dict[str, Any]) -> Refused:

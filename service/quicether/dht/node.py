@@ -28,6 +28,7 @@ from quicether.dht.events import BootstrapWanted, Event, Joined, LookupDone
 from quicether.dht.keyspace import bucket_index
 from quicether.dht.lookup import Lookup
 from quicether.dht.messages import FindNode, Nodes, Store, batches
+from quicether.dht.outbox import Outbox
 from quicether.dht.publisher import Publisher
 from quicether.dht.records import Record, Signer, Verifier
 from quicether.dht.responder import Responder
@@ -66,6 +67,7 @@ class DhtNode:
         "_lookup_count",
         "_lookups",
         "_newcomers",
+        "_outbox",
         "_publisher",
         "_refreshing",
         "_responder",
@@ -90,6 +92,7 @@ class DhtNode:
         """
         core = Core(me, network_id, verifier, config or DhtConfig(), random, counters, clock_offset)
         self._core = core
+        self._outbox = Outbox(core)
         self._directory = Directory(core)
         self._watchers = Watchers(core)
         self._responder = Responder(core, self._directory, self._watchers)
@@ -358,7 +361,7 @@ class DhtNode:
             wires = [value.record.wire for value in changes]
             for newcomer in receivers:
                 for batch in batches(wires):
-                    core.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
+                    self._outbox.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
 
     def _expire(self, now: float) -> None:
         core = self._core

@@ -200,6 +200,15 @@ def certificate_of(wire: bytes) -> bytes:
     return _open(wire)[2]
 
 
+def is_record(wire: bytes) -> bool:
+    """Tell whether bytes have the form of a record."""
+    try:
+        _open(wire)
+    except RecordRefused:
+        return False
+    return True
+
+
 def claimed_owner(wire: bytes) -> NodeId:
     """Return whose a record says it is, unchecked. Raises RecordRefused: it is no record."""
     return decode_content(_open(wire)[0])[0]

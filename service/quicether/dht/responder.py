@@ -31,6 +31,7 @@ from quicether.dht.records import (
     Record,
     certificate_of,
     claimed_owner,
+    claimed_slot,
     with_certificate,
     without_certificate,
 )
@@ -65,14 +66,16 @@ class Responder:
 
     def handle(self, peer: Contact, body: bytes, now: float) -> bytes:
         """Return the answer to one request. Raises ProtocolError: the request is malformed."""
+        # Before it is looked at: what cannot be read costs time as well.
+        if not self._limiter.allows(peer.key, now):
+            return self._refused()
         try:
             request = messages.decode_request(body)
         except ProtocolError:
             self._core.counters.drop(DropReason.MALFORMED)
             raise
-        if not self._limiter.allows(peer.key, now, _cost(request)):
-            self._core.counters.drop(DropReason.RPC_LIMITED)
-            return messages.encode(Refused(Refusal.RATE_LIMITED))
+        if not self._limiter.allows(peer.key, now, _further_cost(request)):
+            return self._refused()
         self._core.seen(peer, now)
         return messages.encode(self._answer(peer, request, now))
 
@@ -87,6 +90,10 @@ class Responder:
                 self._watchers.changed(key, now)
         return outcome
 
+    def _refused(self) -> bytes:
+        self._core.counters.drop(DropReason.RPC_LIMITED)
+        return messages.encode(Refused(Refusal.RATE_LIMITED))
+
     def _answer(self, peer: Contact, request: Request, now: float) -> Response:
         match request:
             case FindNode(target, count):
@@ -95,7 +102,8 @@ class Responder:
                 return self._values(peer, request, now)
             case Store(key, records, known):
                 results = tuple(self._store(key, wire, now) for wire in records)
-                return Stored(results, self._missing(peer, key, known))
+                missing = self._missing(peer, key, known)
+                return Stored(results, missing, self._fresher(peer, request, results))
             case Notify(key, records):
                 self._directory.told(peer, key, records, now)
         return Pong()
@@ -143,6 +151,18 @@ class Responder:
         closest = self._core.table.closest(key, K - 1, peer.key)
         return tuple(contact for contact in closest if contact.wire[:size] not in starts)
 
+    def _fresher(
+        self, peer: Contact, request: Store, results: tuple[StoreResult, ...]
+    ) -> tuple[bytes, ...]:
+        """Return what the peer itself said later than what it says now: its clock was set back."""
+        fresher: list[bytes] = []
+        for wire, result in zip(request.records, results, strict=True):
+            if result is StoreResult.FRESHER_KNOWN:
+                kept = self._core.store.get(request.key, claimed_slot(wire))
+                if kept is not None and kept.owner.value == peer.wire[:20]:
+                    fresher.append(without_certificate(kept.wire))
+        return next(iter(messages.batches(fresher)), ())
+
     def _store(self, key: int, wire: bytes, now: float) -> StoreResult:
         core = self._core
         try:
@@ -160,10 +180,10 @@ class Responder:
         return _RESULTS[self.keep(key, record, now)]
 
 
-def _cost(request: Request) -> float:
+def _further_cost(request: Request) -> float:
     if isinstance(request, Store | Notify):
-        return 1.0 + len(request.records) / RECORDS_PER_TOKEN
-    return 1.0
+        return len(request.records) / RECORDS_PER_TOKEN
+    return 0.0
 
 
 def _position(value: Value, quiet: bool) -> int:

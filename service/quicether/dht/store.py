@@ -116,6 +116,11 @@ class ValueStore:
         """Return what is kept under key and not expired, records that withdraw included."""
         return [v.record for v in self._keys.get(key, {}).values() if v.record.end > wall]
 
+    def get(self, key: int, slot: bytes) -> Record | None:
+        """Return what is kept in one slot of a key."""
+        value = self._keys.get(key, {}).get(slot)
+        return None if value is None else value.record
+
     def changes(self, key: int, since: int, wall: float, quiet: bool) -> list[Value]:
         """Return the values that changed after a revision, in the order of their revisions.
 

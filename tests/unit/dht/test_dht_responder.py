@@ -7,10 +7,19 @@ from random import Random
 
 from quicether.counters import Counters
 from quicether.dht import keyspace, messages
-from quicether.dht.messages import FindValue, Store, Stored, StoreResult, Values
+from quicether.dht.messages import (
+    FindValue,
+    Refusal,
+    Refused,
+    Store,
+    Stored,
+    StoreResult,
+    Values,
+)
 from quicether.dht.node import DhtNode
 from quicether.dht.records import certificate_of
-from quicether.model import Member
+from quicether.errors import ProtocolError
+from quicether.model import DropReason, Member
 from support.dht_samples import NETWORK_ID, contact, record
 from support.fake_records import FakeSeals, FakeSigner
 
@@ -68,3 +77,17 @@ def test_who_reads_for_the_first_time_gets_every_certificate_on_every_page() -> 
     renewed, _ = holder.read(last.cursor, 900.0)
     assert len(renewed) == 100
     assert not any(certificate_of(wire) for wire in renewed)
+
+
+def test_what_cannot_be_read_counts_against_the_rate_of_its_sender() -> None:
+    holder = Holder()
+    refused = 0
+    for _ in range(1000):
+        try:
+            answer = holder.node.handle_request(PEER, b"rubbish", 0.0)
+        except ProtocolError:
+            continue
+        assert messages.decode_response(answer) == Refused(Refusal.RATE_LIMITED)
+        refused += 1
+    assert refused == 800
+    assert holder.counters.drops[DropReason.RPC_LIMITED] == 800
