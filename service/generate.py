@@ -17,21 +17,13 @@ from pydantic import TypeAdapter
 
 from quicether.bus.api import ERRORS, MANAGER, TUNNEL
 from quicether.bus.contract import BUS_NAME, ROOT_PATH, TUNNEL_PATH, Action
-from quicether.cli import report
+from quicether.cli.answers import ANSWERS
 from quicether.cli.main import EPILOG, build_parser
 from quicether.config.options import OPTIONS
 
 HERE: Final = Path(__file__).parent
 DATE: Final = "2026-11-22"
 COMPLETIONS: Final = {"bash": "quicether.bash", "zsh": "_quicether", "fish": "quicether.fish"}
-ANSWERS: Final = {
-    "status": report.StatusReport,
-    "peers": report.PeersReport,
-    "routes": report.RoutesReport,
-    "lookup": report.LookupReport,
-    "ping": report.PingReport,
-}
-
 
 API_EXAMPLES: Final = (
     (
@@ -77,6 +69,11 @@ Settings of the default tunnel; those of network NETWORK are in NETWORK.toml bes
 .I ~/.config/quicether/config.toml
 A user's own settings, for
 .BR "quicether start" .
+.TP
+.I /usr/share/doc/quicether/quicether-json.schema.json
+JSON schema of what every command prints under \-\-json, but for logs, which prints what
+.BR journalctl (1)
+does. The definition of a command bears its name, with a hyphen between its words.
 .SH SEE ALSO
 .BR quicether.toml (5),
 .BR org.quicether1 (5),
@@ -160,17 +157,39 @@ def api_page() -> str:
 
 
 def schema() -> str:
-    """Return the JSON schema of what `--json` prints, one definition a command."""
+    """Return the JSON schema of what `--json` prints, one definition a command.
+
+    Standing alone it takes what any of them prints; one command's is `#/$defs/COMMAND`, with a
+    hyphen between its words.
+    """
     found: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What `quicether COMMAND --json` prints",
+        "description": "A line at a time for start, stop, up, down, reload, ping and --watch.",
         "$defs": {},
+        "anyOf": [],
     }
     for command, kind in ANSWERS.items():
+        name = command.replace(" ", "-")
         one = TypeAdapter(kind).json_schema(ref_template="#/$defs/{model}")
-        found["$defs"] |= one.pop("$defs", {})
-        found["$defs"][command] = one
+        parts = {**one.pop("$defs", {}), name: one}
+        for part in parts.values():
+            _close(part)
+        found["$defs"] |= parts
+        found["anyOf"].append({"$ref": f"#/$defs/{name}"})
     return json.dumps(found, indent=2, sort_keys=True) + "\n"
+
+
+def _close(part: dict[str, Any]) -> None:
+    """Make an object's schema say what is printed: these keys alone."""
+    if "properties" not in part:
+        return
+    if "additionalProperties" not in part:  # of a dataclass, which is printed whole
+        part["additionalProperties"] = False
+        part["required"] = sorted(part["properties"])
+    for key in part["properties"].values():
+        key.pop("default", None)
+        key.pop("title", None)
 
 
 def generated() -> dict[Path, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from quicether.cli.main import main
 from quicether.identity.invite_code import InviteCode
+from support import json_answers
 from support.fake_programs import FakePrograms
 from support.private_bus import PrivateBus
 
@@ -62,7 +62,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         code = main([*words, "--json"])
         out, err = capsys.readouterr()
         assert "Traceback" not in err
-        return code, json.loads(out) if out else None, err
+        return code, json_answers.check(words, out) if out else None, err
 
     return run
 

@@ -50,6 +50,7 @@ def host(installed: list[Path]) -> Iterator[WholeHost]:
 def test_installed_files_are_root_s_and_nobody_else_may_write(host: WholeHost) -> None:
     names = (host.root / "opt/quicether/manifest").read_text().split()
     assert "/usr/bin/quicether" in names
+    assert "/usr/share/doc/quicether/quicether-json.schema.json" in names
     assert "/usr/lib/NetworkManager/VPN/nm-quicether-service.name" in names
     find = ["find", "/opt/quicether", "(", "-not", "-user", "0", "-o", "-perm", "/022", ")"]
     assert host.run([*find, "-not", "-type", "l"]).stdout == ""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from support import json_answers
 from support.cables import Switch
 from support.hosts import Manager, WholeHost, together
 
@@ -38,7 +39,8 @@ def machines(layers: list[Path], manager: Manager, *names: str) -> Iterator[list
 
 def ask(host: WholeHost, *words: str) -> Any:
     """Return the JSON answer of a command."""
-    return json.loads(host.run(["quicether", *words, "--json"], timeout=60).stdout)
+    answer = host.run(["quicether", *words, "--json"], timeout=60).stdout
+    return json_answers.check(words, answer)
 
 
 def refusal(host: WholeHost, *words: str, code: int = 1) -> str:
@@ -83,7 +85,7 @@ def test_four_commands_to_a_ping(installed: list[Path], manager: Manager) -> Non
         created = ask(home, "network", "create", "home", "--prefix", "192.168.77.0/24")
         code = home.run(["quicether", "invite", "laptop", "--prefix", "192.168.7.0/24"]).stdout
         answer = laptop.run(["quicether", "join", "-", "--json"], input=code, timeout=60).stdout
-        joined = json.loads(answer)
+        joined = json_answers.check(["join"], answer)
         laptop.run(joined["next"].split(), timeout=60)
         home_address = created["node"]["addresses"][0]
         laptop.wait_until(lambda: reaches(laptop, home_address), 5, "a ping through the tunnel")

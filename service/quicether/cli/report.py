@@ -1,6 +1,7 @@
 """What the service says, as typed values: the content of tables and of `--json`.
 
-The JSON schema in service/man/quicether-json.schema.json is generated from these classes.
+The JSON schema in service/man/quicether-json.schema.json is generated from these classes and
+those of `answers`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from quicether.config.values import HostPort
 from quicether.errors import ConfigError, HostError, IdentityError
 from quicether.identity.invite_code import InviteCode
 from quicether.identity.store import NetworkStore
+from support import json_answers
 from support.fake_programs import FakePrograms
 
 SERVICE = "org.freedesktop.NetworkManager.quicether"
@@ -61,7 +61,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         arguments = parser.parse_args(["--json", *words])
         capsys.readouterr()
         assert arguments.func(arguments) == 0
-        return json.loads(capsys.readouterr().out)
+        return json_answers.check(words, capsys.readouterr().out)
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import stat
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from quicether.errors import ConfigError, IdentityError, QuicEtherError
 from quicether.identity.keys import NodeKey, public_pem
 from quicether.identity.store import NetworkStore
 from quicether.identity.trust import AuthorityTrust
+from support import json_answers
 
 Run = Callable[..., str]
 
@@ -47,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 @pytest.fixture
 def on(run: Run) -> Callable[..., Any]:
     """Return a function that runs a command with --json and returns its answer."""
-    return lambda host, *words: json.loads(run(host, "--json", *words))
+    return lambda host, *words: json_answers.check(words, run(host, "--json", *words))
 
 
 def identity(tmp_path: Path, host: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from quicether.cli import policy
 from quicether.config import load
 from quicether.policy.load import PolicyError
+from support import json_answers
 
 GOOD = """
 [groups.staff]
@@ -69,7 +69,7 @@ def test_every_mistake_of_a_bad_file_is_printed(
 def test_mistakes_are_told_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(GOOD.replace("443", "70000"))
     assert run("--json", "policy", "check", file) == 1
-    answer = json.loads(capsys.readouterr().out)
+    answer = json_answers.check(("policy", "check"), capsys.readouterr().out)
     assert answer == {
         "file": str(file),
         "ok": False,
@@ -102,7 +102,7 @@ def test_the_verdict_and_its_rule(
     file: Path, words: str, code: int, rule: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--json", "policy", "test", file, *words.split()) == code
-    answer = json.loads(capsys.readouterr().out)
+    answer = json_answers.check(("policy", "test"), capsys.readouterr().out)
     assert (answer["allowed"], answer["rule"]) == (code == 0, rule)
 
 
