@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar, Final, Protocol
 
@@ -50,6 +50,9 @@ class Record:
 
     member: the owner, as its certificate says. issued: milliseconds since 1970, the owner's clock.
     ttl: seconds; 0 withdraws. keys: where the record may be kept. slot: see `slot_of`.
+    end: when it has to be forgotten, in seconds since 1970. One that withdraws stays until no older
+    one can be alive anywhere. None outlives the certificate that it came with: nobody would take it
+    from us any more.
     """
 
     content: Content
@@ -59,6 +62,14 @@ class Record:
     wire: bytes
     keys: tuple[int, ...]
     slot: bytes
+    end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Reckon its end once: it is asked for at every look at the record."""
+        end = self.issued / 1000 + (self.ttl or self.content.max_ttl + 2 * CLOCK_SKEW)
+        if self.member.not_after is not None:
+            end = min(end, self.member.not_after.timestamp())
+        object.__setattr__(self, "end", end)
 
     @property
     def owner(self) -> NodeId:
@@ -69,16 +80,6 @@ class Record:
     def withdraws(self) -> bool:
         """Whether the record takes back what its owner said before."""
         return self.ttl == 0
-
-    @property
-    def end(self) -> float:
-        """When the record has to be forgotten, in seconds since 1970.
-
-        One that withdraws stays until no older one can be alive anywhere.
-        """
-        if self.withdraws:
-            return self.issued / 1000 + self.content.max_ttl + 2 * CLOCK_SKEW
-        return self.issued / 1000 + self.ttl
 
 
 class Verifier(Protocol):

@@ -81,10 +81,11 @@ class Responder:
 
     def keep(self, key: int, record: Record, now: float) -> Outcome:
         """Store a checked record, and tell those who want to know."""
+        evicted = self._core.store.evicted
         outcome = self._core.store.offer(key, record)
-        if outcome is Outcome.FULL:
+        if outcome is Outcome.FULL or self._core.store.evicted != evicted:
             self._core.counters.drop(DropReason.RECORD_LIMIT)
-        elif outcome in (Outcome.NEW, Outcome.RENEWED):
+        if outcome in (Outcome.NEW, Outcome.RENEWED):
             self._directory.offer(key, record, now)
             if outcome is Outcome.NEW:
                 self._watchers.changed(key, now)

@@ -1,5 +1,8 @@
 """The values that a node keeps for others: records by key and slot, bounded, expiring. Pure.
 
+Where a key is full, its owners share it fairly: who has less under it than another takes the place
+of one of the other's.
+
 A record replaces an older one of the same slot and is replaced by a later one only. One that
 withdraws is kept like any other until no older copy can be alive, so that a holder that was away
 cannot bring the old one back.
@@ -10,10 +13,12 @@ Each change gets a revision, so that a watcher is told what it has not seen yet.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from quicether.dht.contents import MAX_CONTENTS, MAX_KEYS
 from quicether.dht.records import Record, certificate_of
 from quicether.model import NodeId
 
@@ -32,10 +37,14 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Most values kept of one owner, under one key, and in all; most bytes in all."""
+    """Most values kept of one owner, under one key, and in all; most bytes in all.
 
-    per_owner: int = 512
-    per_key: int = 1024
+    In a small network a node keeps all that each other publishes, under every key, and as many
+    withdrawals again.
+    """
+
+    per_owner: int = 2 * MAX_CONTENTS * MAX_KEYS
+    per_key: int = 2048
     total: int = 32_768
     bytes: int = 32 * 2**20
 
@@ -65,7 +74,16 @@ class _Owned:
 class ValueStore:
     """Records by key. wall is always the time in seconds since 1970."""
 
-    __slots__ = ("_bytes", "_count", "_keys", "_limits", "_next_end", "_owners", "revision")
+    __slots__ = (
+        "_bytes",
+        "_count",
+        "_keys",
+        "_limits",
+        "_next_end",
+        "_owners",
+        "evicted",
+        "revision",
+    )
 
     def __init__(self, limits: StoreLimits = DEFAULT_LIMITS) -> None:
         self._limits = limits
@@ -75,6 +93,7 @@ class ValueStore:
         self._bytes = 0
         self._next_end = float("inf")
         self.revision = 0
+        self.evicted = 0
 
     def __len__(self) -> int:
         return self._count
@@ -95,8 +114,8 @@ class ValueStore:
         if (
             self._count >= limits.total
             or self._bytes + len(record.wire) > limits.bytes
-            or (slots is not None and len(slots) >= limits.per_key)
             or (owned is not None and owned.count >= limits.per_owner)
+            or (slots and len(slots) >= limits.per_key and not self._make_room(slots, owner))
         ):
             return Outcome.FULL
         if slots is None:
@@ -170,6 +189,27 @@ class ValueStore:
         value.change = self.revision
         return Outcome.NEW
 
+    def _make_room(self, slots: dict[bytes, Value], owner: bytes) -> bool:
+        """Give up a record of who has most under a key, if owner has less even with one more."""
+        shares = Counter(value.record.owner.value for value in slots.values())
+        largest, share = shares.most_common(1)[0]
+        if shares[owner] + 1 >= share:
+            return False
+        theirs = (v.record for v in slots.values() if v.record.owner.value == largest)
+        record = min(theirs, key=lambda record: record.end)
+        del slots[record.slot]
+        self._forget(record)
+        self.evicted += 1
+        return True
+
+    def _forget(self, record: Record) -> None:
+        self._count -= 1
+        self._bytes -= len(record.wire)
+        owned = self._owners[record.owner.value]
+        owned.count -= 1
+        if not owned.count:
+            del self._owners[record.owner.value]
+
     def _remove(self, doomed: Callable[[Record], bool]) -> list[Record]:
         removed: list[Record] = []
         self._next_end = float("inf")
@@ -182,12 +222,7 @@ class ValueStore:
             for value in slots.values():
                 self._next_end = min(self._next_end, value.record.end)
         for record in removed:
-            self._count -= 1
-            self._bytes -= len(record.wire)
-            owned = self._owners[record.owner.value]
-            owned.count -= 1
-            if not owned.count:
-                del self._owners[record.owner.value]
+            self._forget(record)
         return removed
 
 

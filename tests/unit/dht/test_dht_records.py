@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from random import Random
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether import cbor
-from quicether.dht import keyspace, records
+from quicether.counters import Counters
+from quicether.dht import keyspace, messages, records
 from quicether.dht.contents import (
     Content,
     GatewayContent,
@@ -18,10 +20,12 @@ from quicether.dht.contents import (
     RecordRefused,
     SubnetContent,
 )
+from quicether.dht.node import DhtNode
 from quicether.dht.records import RecordSigner, RecordVerifier
 from quicether.errors import TrustError
 from quicether.model import DropReason, Member, NodeId, Prefix, UnderlayAddress
 from support.certificates import Identity, Network
+from support.dht_samples import contact
 
 LAN = IPv4Network("192.168.7.0/24")
 HOME = Network()
@@ -286,3 +290,33 @@ def test_a_tampered_certificate_does_not_ride_on_a_remembered_record() -> None:
 def test_a_member_is_named_by_its_certificate() -> None:
     member: Member = records.verify(seal(SubnetContent(prefix=LAN)), TRUST, NOW).member
     assert member.node_id == NodeId.of_public_key(ALICE.key.public_raw)
+
+
+def test_a_record_ends_with_the_certificate_of_its_owner() -> None:
+    short = HOME.member("short", prefixes=(LAN,), validity=timedelta(seconds=600))
+    for ttl in (3600, 0):
+        record = records.verify(seal(SubnetContent(prefix=LAN), short, ttl=ttl), TRUST, NOW)
+        assert record.end == pytest.approx(NOW + 600, abs=1)
+
+
+def test_a_record_whose_certificate_ended_is_neither_used_nor_passed_on() -> None:
+    short = HOME.member("brief", prefixes=(LAN,), validity=timedelta(seconds=600))
+    verifier = RecordVerifier(TRUST)
+    node = DhtNode(contact(7), TRUST.network_id, verifier, signer(BOB), Counters(), Random(1), NOW)
+    node.start(0.0)
+    content = SubnetContent(prefix=LAN)
+    wire = seal(content, short)
+    own, index = content.keys(TRUST.network_id, short.node_id)
+    node.watch(index, 0.0)
+    for key in (own, index):
+        node.handle_request(contact(9), messages.encode(messages.Store(key, (wire,))), 1.0)
+    passed_on: list[int] = []
+    used: list[int] = []
+    for now in (590.0, 610.0):
+        node.handle_timers(now)
+        used.append(len(node.directory))
+        question = messages.encode(messages.FindValue(own))
+        answer = messages.decode_response(node.handle_request(contact(9), question, now))
+        assert isinstance(answer, messages.Values)
+        passed_on.append(len(answer.records))
+    assert used == passed_on == [1, 0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from collections import Counter
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 
+from quicether.dht.contents import MAX_CONTENTS, MAX_KEYS
 from quicether.dht.limits import RateLimiter
 from quicether.dht.store import Outcome, StoreLimits, ValueStore
 from support.dht_samples import record
@@ -139,3 +141,26 @@ def test_the_rate_limiter_is_bounded() -> None:
     for peer in range(1000):
         limiter.allows(peer, 0.0)
     assert len(limiter._buckets) == 10
+
+
+def test_two_owners_cannot_close_a_key_for_all_others() -> None:
+    store = ValueStore(StoreLimits(per_key=20))
+    for number in range(10):
+        store.offer(KEY, record(1, lan(number), NOW))
+        store.offer(KEY, record(2, lan(number), NOW))
+    outcomes = [store.offer(KEY, record(3, lan(number), NOW)) for number in range(10)]
+    shares = Counter(each.owner.value[-1] for each in store.records(KEY, NOW))
+    assert shares == {1: 7, 2: 7, 3: 6}
+    assert outcomes == [Outcome.NEW] * 6 + [Outcome.FULL] * 4
+    assert store.offer(KEY, record(1, lan(50), NOW)) is Outcome.FULL
+    assert len(store) == 20
+    assert store.evicted == 6
+
+
+def test_all_that_one_node_may_publish_is_kept_and_can_be_replaced() -> None:
+    limits = StoreLimits()
+    assert limits.per_owner >= 2 * MAX_CONTENTS * MAX_KEYS
+    assert limits.per_key >= 2 * MAX_CONTENTS
+    prefixes = [ip_network("10.1.0.0/24"), ip_network("11.0.0.0/8"), ip_network("2001:db8::/48")]
+    keys = [record(1, prefix, NOW).keys for prefix in prefixes]
+    assert max(map(len, keys)) == MAX_KEYS
