@@ -72,6 +72,7 @@ class Arrival:
 class UdpSocket:
     """A bound UDP socket on an event loop.
 
+    local_address: what it is bound to, or was.
     on_arrivals: called with everything that one wakeup brought.
     on_writable: called when a socket that was full takes datagrams again.
     """
@@ -97,12 +98,9 @@ class UdpSocket:
         self._buffer = bytearray(_MAX_READ)
         self._segmentation = True
         self._socket = self._bind(bind)
+        # Kept, because a tunnel is asked for its port while it goes down, too.
+        self.local_address = UnderlayAddress.of_socket(self._socket.getsockname())
         self._loop.add_reader(self._socket.fileno(), self._readable)
-
-    @property
-    def local_address(self) -> UnderlayAddress:
-        """What the socket is bound to."""
-        return UnderlayAddress.of_socket(self._socket.getsockname())
 
     @property
     def full(self) -> bool:

@@ -185,6 +185,15 @@ def test_addresses_are_written_as_the_family_wants_them() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SO_MARK needs CAP_NET_ADMIN")
+def test_a_socket_that_is_closed_still_says_where_it_was() -> None:
+    async def main() -> None:
+        async with Recorder() as recorder:
+            port = recorder.socket.local_address.port
+        assert recorder.socket.local_address.port == port != 0
+
+    asyncio.run(main())
+
+
 def test_the_mark_is_on_the_socket() -> None:
     async def main() -> None:
         async with Recorder(mark=0x51) as marked:
