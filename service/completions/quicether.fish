@@ -72,7 +72,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l bootstrap -x -d 'Wher
 complete -c quicether -n '_shtab_quicether_using start' -l listen-port -x -d 'The one UDP port for everything, 0 for any free one. Default: 9000.'
 complete -c quicether -n '_shtab_quicether_using start' -l listen-address -x -d 'Own address to receive on; by default all of them, IPv4 and IPv6.'
 complete -c quicether -n '_shtab_quicether_using start' -l public-address -x -d 'Address that others reach this node at, where it cannot see it itself (port forwarding).'
-complete -c quicether -n '_shtab_quicether_using start' -l route -x -d 'Which advertised prefixes become routes of this host: all, none, or those within a list. Default: auto.'
+complete -c quicether -n '_shtab_quicether_using start' -l route -x -d 'Which advertised prefixes become routes of this host: all, none, or those within a list. One that the policy lets nothing pass to or from becomes none. Default: auto.'
 complete -c quicether -n '_shtab_quicether_using start' -l accept-conflict -x -d 'Prefixes taken from others although they cover a network this host is connected to.'
 complete -c quicether -n '_shtab_quicether_using start' -l advertise-subnet -x -d 'Prefixes behind this node that others may reach; its certificate has to cover them.'
 complete -c quicether -n '_shtab_quicether_using start' -l forward-subnet -x -d 'Prefixes that this gateway forwards to while their owner cannot be reached directly.'

@@ -182,7 +182,8 @@ _ALL: Final = (
         "discovery",
         Kind.ROUTES,
         "auto",
-        "Which advertised prefixes become routes of this host: all, none, or those within a list.",
+        "Which advertised prefixes become routes of this host: all, none, or those within a list. "
+        "One that the policy lets nothing pass to or from becomes none.",
         flag="--route",
     ),
     _option(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from quicether.bus.status import PolicyVerdict
 from quicether.config.settings import Settings
+from quicether.daemon.permitted import Permitted
 from quicether.dataplane.snapshot import PacketPolicy
 from quicether.errors import ConfigError
-from quicether.model import Address, Member
+from quicether.model import Address, Member, Prefix
 from quicether.policy.audit import Audit, AuditKind, AuditRecord, AuditSink
 from quicether.policy.audit_writer import AuditWriter, open_audit
 from quicether.policy.decision import Policy
@@ -59,12 +61,25 @@ class Guard:
         self.audit = Audit(sink, time.monotonic, time.time)
         self._has_file = settings.security.policy_file is not None
         self._policy = Policy(rules, self.audit)
+        self._permitted: Permitted | None = None
         self._tell_loaded(settings, rules)
 
     @property
     def policy(self) -> PacketPolicy | None:
         """What the data path asks; None where every packet may pass and no flow is recorded."""
         return self._policy if self._has_file or self._writer is not None else None
+
+    def permitted(self, me: Member, mine: Iterable[Prefix]) -> Permitted | None:
+        """Return what tells which prefixes are of use to this node; None without a policy file.
+
+        mine: what others may reach here, this node's own addresses not included.
+        """
+        if not self._has_file:
+            return None
+        found = Permitted(self._policy.rules, me, mine)
+        if self._permitted is None or self._permitted.made_of != found.made_of:
+            self._permitted = found
+        return self._permitted
 
     @property
     def flows(self) -> int:

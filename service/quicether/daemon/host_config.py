@@ -9,6 +9,7 @@ from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from typing import Final
 
 from quicether.config.settings import Settings
+from quicether.daemon.guard import Guard
 from quicether.host.desired import Dns, FullTunnel, HostConfig
 from quicether.host.underlay import Underlay
 from quicether.model import DEFAULT_DEVICE, Address, Interface, Member, Prefix
@@ -30,9 +31,18 @@ class Wanted:
 
 
 def host_config(
-    settings: Settings, member: Member, mesh: Mesh, underlay: Underlay, mtu: int, port: int
+    settings: Settings,
+    member: Member,
+    mesh: Mesh,
+    underlay: Underlay,
+    mtu: int,
+    port: int,
+    guard: Guard | None = None,
 ) -> Wanted:
-    """Return what the OS is to have. mtu: of the device, in bytes. port: of the underlay socket."""
+    """Return what the OS is to have.
+
+    mtu: of the device, in bytes. port: of the underlay socket. guard: knows the policy.
+    """
     network, discovery = settings.network, settings.discovery
     choice = RouteChoice(
         automatic=discovery.routes == "auto",
@@ -44,6 +54,11 @@ def host_config(
     ranges = _ranges(network.tun_name, mesh.outside.ranges)
     mesh.routes.for_host.use(choice, underlay.connected, ways, ranges)
     found = mesh.routes.for_host.routes()
+    mine = (*mesh.hello().prefixes, *mesh.offers.forwards)
+    permitted = None if guard is None else guard.permitted(mesh.me, mine)
+    if permitted is not None:
+        static = (route.prefix for route in settings.overlay.static_routes)
+        found = permitted.of(found, mesh.routes, (*ranges, *static))
     full = None
     if settings.full_tunnel:
         full = FullTunnel(

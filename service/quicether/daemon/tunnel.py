@@ -335,7 +335,9 @@ class Tunnel:
         """Return what the OS is to have now, and note what was refused."""
         member, mesh, underlay = self._identity.member, self._mesh, self._underlay
         found = self._naming.into(
-            host_config(self.settings, member, mesh, underlay, self._mtu(), self.listen_port)
+            host_config(
+                self.settings, member, mesh, underlay, self._mtu(), self.listen_port, self._guard
+            )
         )
         self._mesh.outside.route(found.config.prefixes)
         offers, published = self._mesh.offers.refusals, self._discovery.refusals

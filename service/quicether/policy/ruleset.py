@@ -9,12 +9,13 @@ those that differ, 10,000 wholly different rules take some 40 MB.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
-from quicether.model import Member, NodeId
+from quicether.model import Member, NodeId, Prefix
 from quicether.policy.rules import MIN_RULE_ID_DIGITS, Action, PolicyFile, Rule, SelectorKind
 
 DENIED_BY_DEFAULT: Final = "default"
@@ -126,6 +127,24 @@ class RuleSet:
             return _UNKNOWN
         return found
 
+    def may_reach(self, source: Member | None, destination: Member | None, prefix: Prefix) -> bool:
+        """Tell whether any packet from source to an address in prefix may be allowed.
+
+        source, destination: as for `decide`; destination owns the whole prefix. True when in
+        doubt: only a rule that denies everything between them is seen to hide those behind it.
+        """
+        subject = self._subjects.anyone if source is None else self._roles_of(source).subject
+        object_ = (
+            self._objects.anyone if destination is None else self._roles_of(destination).object
+        )
+        around, meeting = self._blocks[prefix.max_prefixlen // 8].meeting(prefix)
+        everything = self._protocols.unconstrained & self._ports.of(None)
+        denying = subject & (object_ | around) & everything & ~self._allowing
+        allowing = subject & (object_ | meeting) & self._allowing
+        if not denying:
+            return bool(allowing) or self._otherwise.allowed
+        return bool(allowing & ((1 << _lowest(denying)) - 1))
+
     def _between(self, source: Member | None, destination: Member | None, address: bytes) -> int:
         subject = self._subjects.anyone if source is None else self._roles_of(source).subject
         object_ = (
@@ -196,7 +215,13 @@ class _Blocks:
         by_shift: defaultdict[int, dict[int, int]] = defaultdict(dict)
         for (shift, network), found in indices.items():
             by_shift[shift][network] = _mask(found)
+        self._bits = bits
         self._by_shift = tuple(by_shift.items())
+        self._starts = sorted(
+            (network << shift, mask)
+            for shift, networks in self._by_shift
+            for network, mask in networks.items()
+        )
 
     def of(self, address: bytes) -> int:
         mask = 0
@@ -204,6 +229,21 @@ class _Blocks:
         for shift, networks in self._by_shift:
             mask |= networks.get(value >> shift, 0)
         return mask
+
+    def meeting(self, prefix: Prefix) -> tuple[int, int]:
+        """Return the rules whose prefix holds all of another, and those that share any of it."""
+        around = 0
+        first, last = int(prefix.network_address), int(prefix.broadcast_address)
+        for shift, networks in self._by_shift:
+            if shift >= self._bits - prefix.prefixlen:
+                around |= networks.get(first >> shift, 0)
+        meeting = around
+        # Of two blocks that share anything one holds the other.
+        for start, mask in islice(self._starts, bisect_left(self._starts, (first, 0)), None):
+            if start > last:
+                break
+            meeting |= mask
+        return around, meeting
 
 
 class _Protocols:

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quicether.model import Address, Member
+from quicether.model import Address, Member, Prefix, host_prefix
 from quicether.policy.rules import Action, Group, PolicyFile, Rule, Selector, SelectorKind
 from quicether.policy.ruleset import (
     ALLOWED_WITHOUT_POLICY,
@@ -269,3 +269,67 @@ def test_a_fragment_passes_only_where_every_port_would(
     found = RuleSet(policy).decide_fragment(source, destination, address.packed, protocol)
     if found.allowed:
         assert outcomes == {True}
+
+
+# -- what may be reached at all --------------------------------------------------------------------
+
+LAN = ip_network("10.0.0.0/24")
+
+
+def test_without_a_policy_every_prefix_may_be_reached() -> None:
+    assert RuleSet.without_policy().may_reach(LAPTOP, HOME, LAN)
+
+
+def test_what_no_rule_allows_is_not_reached() -> None:
+    assert not rules().may_reach(LAPTOP, HOME, LAN)
+    assert not rules("allow phone *", "deny * *").may_reach(LAPTOP, HOME, LAN)
+    assert not rules("allow * phone", "allow * 10.0.1.0/24").may_reach(LAPTOP, HOME, LAN)
+    assert not rules("allow * ::/0").may_reach(LAPTOP, HOME, LAN)
+
+
+def test_any_packet_that_a_rule_allows_is_enough() -> None:
+    for rule in ("10.0.0.7/32 tcp 22", "10.0.0.0/8 icmp", "home * 22", "*"):
+        assert rules(f"allow laptop {rule}").may_reach(LAPTOP, HOME, LAN)
+
+
+def test_a_rule_behind_one_that_denies_everything_allows_nothing() -> None:
+    for rule in ("* *", "laptop 10.0.0.0/24", "laptop 10.0.0.0/8", "* home"):
+        assert not rules(f"deny {rule}", "allow * *").may_reach(LAPTOP, HOME, LAN)
+        assert rules("allow * *", f"deny {rule}").may_reach(LAPTOP, HOME, LAN)
+
+
+def test_a_rule_that_denies_a_part_hides_nothing() -> None:
+    for rule in ("laptop 10.0.0.0/25", "* * tcp", "* * * 22", "phone *", "* phone"):
+        assert rules(f"deny {rule}", "allow * *").may_reach(LAPTOP, HOME, LAN)
+
+
+PREFIXES = [
+    ip_network(each)
+    for each in ("0.0.0.0/1", "10.0.0.0/15", "10.0.0.0/30", "10.0.0.0/31", "fc00::/7", "fd00::/127")
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies(), questions, st.sampled_from(PREFIXES))
+def test_what_may_not_be_reached_is_reached_by_no_packet(
+    policy: PolicyFile, question: Any, prefix: Prefix
+) -> None:
+    source, destination, _ = question
+    if RuleSet(policy).may_reach(source, destination, prefix):
+        return
+    for address in (each for each in (*ADDRESSES, prefix[0], prefix[-1]) if each in prefix):
+        for protocol in PROTOCOLS:
+            for port in (0, 3, 6, 9, 12) if protocol in (6, 17) else [None]:
+                assert not naive(policy, source, destination, address, protocol, port).allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies(), questions)
+def test_one_address_may_be_reached_exactly_where_a_rule_without_protocols_says_so(
+    policy: PolicyFile, question: Any
+) -> None:
+    source, destination, address = question
+    plain = [rule.model_copy(update={"protocols": None, "ports": None}) for rule in policy.rules]
+    policy = PolicyFile.model_construct(groups=policy.groups, rules=tuple(plain))
+    found = RuleSet(policy).may_reach(source, destination, host_prefix(address))
+    assert found == naive(policy, source, destination, address, 6, 1).allowed
