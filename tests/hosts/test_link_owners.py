@@ -141,7 +141,7 @@ def test_another_owner_takes_over_what_networkd_was_left(trio: list[Machine]) ->
     assert desk.host.run(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
     assert desk.status()["link"] == "netlink"
     assert desk.status()["link_reason"] == "link = netlink is configured"
-    assert not [trace for trace in desk.traces() if trace.startswith("50-")]
+    assert not [trace for trace in desk.traces() if trace.startswith("05-")]
     assert "unmanaged" in desk.host.run(["networkctl", "status", "quicether0"]).stdout
 
 
@@ -156,6 +156,39 @@ def test_networkd_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]) -> N
         desk.host.run(["networkctl", "reload"])
         assert shed.prefix in desk.routes()
         assert shed.prefix not in {prefix for _, prefix in watch.heard()}
+
+
+@pytest.mark.parametrize("link", ["netlink", "networkd"])
+def test_a_file_for_all_devices_does_not_take_the_tunnels(trio: list[Machine], link: str) -> None:
+    desk, shed, _ = trio
+    everything = desk.host.root / "etc/systemd/network/20-all.network"
+    everything.write_text("[Match]\nName=*\nType=!loopback\n\n[Network]\nDHCP=yes\n")
+    try:
+        desk.configure(desk.prefix, link=link)
+        for each in (desk, shed):
+            each.up()
+        desk.host.wait_until(partial(desk.reaches, shed.inside), 10, "traffic")
+        status = desk.host.run(["networkctl", "status", "quicether0"]).stdout
+        assert ("unmanaged" in status) is (link == "netlink")
+        assert "20-all.network" not in status
+    finally:
+        everything.unlink()
+
+
+def test_rules_that_networkd_takes_away_are_put_back(trio: list[Machine]) -> None:
+    """It removes what it did not make whenever it starts; without its rules a full tunnel leaks."""
+    desk, _, _ = trio
+    desk.configure(desk.prefix, link="netlink", gateway="shed")
+    desk.up()
+    wanted = desk.rules()
+    assert len(wanted) > 4
+    desk.host.run(["systemctl", "restart", "systemd-networkd"])
+    show = ["journalctl", "-u", SERVICE, "-o", "cat", "--no-pager"]
+    said = "routing rules were taken away, and are put back"
+    desk.host.wait_until(lambda: said in desk.host.run(show).stdout, 5, "networkd to remove them")
+    desk.host.wait_until(lambda: desk.rules() == wanted, 2, "all rules to be back")
+    desk.down()
+    assert desk.rules() == set()
 
 
 def test_networkmanager_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]) -> None:
@@ -209,7 +242,7 @@ def test_the_service_can_write_its_own_files_for_networkd_and_no_others(
     for command in (
         ["touch", "/run/systemd/network/10-more.network"],
         ["rm", "-f", "/run/systemd/network/20-theirs.network"],
-        ["rm", "-f", "/run/systemd/network/50-quicether-0.network"],
+        ["rm", "-f", "/run/systemd/network/05-quicether-0.network"],
         ["touch", "/run/quicether-other"],
     ):
         with pytest.raises(CommandError):

@@ -388,6 +388,23 @@ def test_what_a_killed_process_left_is_cleaned(host: LightHost) -> None:
     assert "lookup 77" in host.run(["ip", "rule"]).stdout, "somebody else's"
 
 
+def test_rules_that_somebody_takes_away_are_put_back(host: LightHost) -> None:
+    def all_are_there() -> bool:
+        return len(rules(host)) == 4
+
+    async def scenario() -> None:
+        owner = NetlinkOwner()
+        await owner.attach(replace(CONFIG, full_tunnel=FULL))
+        for priority in ("5201", "5202"):
+            assert all_are_there()
+            host.run(["ip", "rule", "del", "priority", priority])
+            await asyncio.to_thread(host.wait_until, all_are_there, 2, "the rules to be back")
+        await owner.remove()
+        assert rules(host) == []
+
+    on(host, scenario)
+
+
 def test_cleaning_spares_a_tunnel_that_runs(host: LightHost) -> None:
     async def scenario() -> None:
         owner = NetlinkOwner()

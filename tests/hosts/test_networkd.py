@@ -31,7 +31,7 @@ CONFIG = HostConfig(
     dns=Dns((ip_address("100.64.0.1"),), ("~home.quicether",)),
 )
 FULL = FullTunnel(mark=0x51, table=9000, priority=5200, port=9000)
-FILES = {"50-quicether-0.netdev", "50-quicether-0.network"}
+FILES = {"05-quicether-0.netdev", "05-quicether-0.network"}
 
 
 class Driven:

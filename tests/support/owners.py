@@ -81,13 +81,14 @@ class Machine:
         active = self.host.run(["nmcli", "-g", "NAME", "connection", "show", "--active"])
         return "quicether" in active.stdout.split()
 
-    def configure(self, *advertised: str, link: str = "auto") -> None:
-        """Write the stored configuration. advertised: prefixes."""
+    def configure(self, *advertised: str, link: str = "auto", gateway: str = "") -> None:
+        """Write the stored configuration. advertised: prefixes. gateway: the default one."""
         peers = [f"{name}@198.51.100.{number}" for number, name in _numbered() if name != self.name]
         (self.host.root / f"etc/quicether/{NETWORK}.toml").write_text(
             f"[network]\nlink = {json.dumps(link)}\n"
             f"advertise_subnets = {json.dumps(advertised)}\n"
             f"[overlay]\npeers = {json.dumps(peers)}\n"
+            f"default_gateway = {json.dumps(gateway)}\n"
         )
 
     def status(self) -> dict[str, Any]:
@@ -122,12 +123,18 @@ class Machine:
         for command in (["ip", "-br", "link"], ["ip", "route", "show", "table", "all"]):
             lines = self.host.run(command).stdout.splitlines()
             found += [line for line in lines if "quicether" in line]
-        for family in ("-4", "-6"):
-            rules = json.loads(self.host.run(["ip", "-j", family, "rule"]).stdout)
-            found += [str(rule) for rule in rules if rule.get("protocol") == "209"]
+        found += self.rules()
         found += self.host.run(["ls", "/run/quicether-networkd"]).stdout.split()
         plugins = self.host.run(["pgrep", "-fa", "nm-quicether-service"], check=False)
         return [*found, *plugins.stdout.splitlines()]
+
+    def rules(self) -> set[str]:
+        """The policy routing rules that bear the overlay's protocol."""
+        found: set[str] = set()
+        for family in ("-4", "-6"):
+            rules = json.loads(self.host.run(["ip", "-j", family, "rule"]).stdout)
+            found |= {f"{family} {rule}" for rule in rules if rule.get("protocol") == "209"}
+        return found
 
     def is_clean(self) -> bool:
         """Tell whether nothing of a tunnel is on the machine."""

@@ -253,7 +253,8 @@ _ALL: Final = (
         "network",
         Kind.NAME,
         "quicether0",
-        "Name of the tunnel's network device.",
+        "Name of the tunnel's network device; network managers are told to leave those alone "
+        "whose names begin with quicether.",
     ),
     _option(
         "tun-addr",

@@ -22,15 +22,21 @@ _GROUPS: Final = (
 )
 
 
-def listen() -> socket.socket:
-    """Return a non-blocking socket that hears of links, addresses and routes. Raises HostError."""
+RULES: Final = rtnl.RTMGRP_IPV4_RULE | rtnl.RTMGRP_IPV6_RULE
+
+
+def listen(groups: int = _GROUPS) -> socket.socket:
+    """Return a non-blocking socket that hears of links, addresses and routes, or of other groups.
+
+    Raises HostError.
+    """
     listening = socket.socket(
         socket.AF_NETLINK,
         socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
         socket.NETLINK_ROUTE,
     )
     try:
-        listening.bind((0, _GROUPS))
+        listening.bind((0, groups))
     except OSError as refusal:
         listening.close()
         raise HostError(f"the kernel's network events: {refusal.strerror}") from refusal

@@ -7,8 +7,10 @@ the rules of a full tunnel, a network namespace).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 from quicether.dataplane.tun import Tun
@@ -26,6 +28,7 @@ from quicether.host.kernel_state import (
     wanted,
 )
 from quicether.host.rtnetlink import Ipv6Off, RouteTaken, Rtnetlink
+from quicether.host.rule_watch import RuleWatch
 from quicether.model import MIN_IPV6_MTU, Interface
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,9 @@ class NetlinkOwner:
         self._ipv6 = True
         self._have = KernelState()
         self._taken: set[str] = set()
+        self._config: HostConfig | None = None
+        self._turn = asyncio.Lock()
+        self._watch: RuleWatch | None = None
         self.limits: tuple[str, ...] = ()
 
     @property
@@ -73,6 +79,8 @@ class NetlinkOwner:
             await self._set_mtu(self._link, config.mtu)
             await self._link.set_up(self._index)
             await self.apply(config)
+            self._watch = RuleWatch(self._restore)
+            self._watch.open()
         except HostError:
             await self.remove()
             raise
@@ -84,6 +92,23 @@ class NetlinkOwner:
         Raises HostError: what the kernel refused, after everything else was done. The next
         apply tries it again.
         """
+        async with self._turn:
+            await self._apply(config)
+
+    async def _restore(self) -> None:
+        """Put back the rules of the last configuration that somebody else has taken away."""
+        async with self._turn:
+            if self._link is None or self._config is None:
+                return
+            left = await self._link.rules()
+            missing = self._have.rules - left
+            if missing:
+                log.warning("%d routing rules were taken away, and are put back", len(missing))
+                self._have = replace(self._have, rules=self._have.rules & left)
+                await self._apply(self._config)
+
+    async def _apply(self, config: HostConfig) -> None:
+        self._config = config
         link = self._link
         if link is None or self._tun is None:
             raise HostError("no device is attached")
@@ -106,6 +131,8 @@ class NetlinkOwner:
         The kernel takes addresses and routes away with the device; rules and unreachable
         routes are not bound to it.
         """
+        if self._watch is not None:
+            await self._watch.close()
         link, tun = self._link, self._tun
         refusals: list[str] = []
         if link is not None:
@@ -118,7 +145,7 @@ class NetlinkOwner:
             link.close()
         if tun is not None:
             tun.close()
-        self._link = self._tun = None
+        self._link = self._tun = self._config = None
         self._have = KernelState()
         self._mtu = 0
         self._ipv6 = True

@@ -16,7 +16,7 @@ _Section = tuple[str, list[tuple[str, object]]]
 
 def file_names(slot: int) -> tuple[str, str]:
     """Return the names of the .netdev and the .network file of a slot."""
-    return f"50-quicether-{slot}.netdev", f"50-quicether-{slot}.network"
+    return f"05-quicether-{slot}.netdev", f"05-quicether-{slot}.network"
 
 
 def device_of(text: str) -> str:

@@ -28,7 +28,7 @@ def text(config: HostConfig) -> str:
 
 
 def test_names_are_those_that_root_links() -> None:
-    assert file_names(7) == ("50-quicether-7.netdev", "50-quicether-7.network")
+    assert file_names(7) == ("05-quicether-7.netdev", "05-quicether-7.network")
     tmpfiles = (Path(__file__).parents[3] / "systemd/quicether.tmpfiles").read_text()
     linked = [tuple(line.split()[1:]) for line in tmpfiles.splitlines() if line.startswith("L+ ")]
     assert linked == [
