@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple, TypeVar
 
 from quicether.bus.contract import HostConfigKey
 from quicether.errors import HostError
-from quicether.model import Address, Interface, Prefix
+from quicether.model import MIN_IPV6_MTU, Address, Interface, Prefix
 from quicether_nm.states import Signal
 
 ByteOrder = Literal["little", "big"]
@@ -150,7 +150,12 @@ def network_config(
     for version, wanted in ((4, ipv4), (6, ipv6)):
         own = [each for each in desired.addresses if each.version == version]
         routes = [each for each in desired.prefixes if each.version == version]
-        if wanted and own:
+        if wanted and version == 6 and (own or routes) and desired.mtu < MIN_IPV6_MTU:
+            # The kernel has no IPv6 on such a device, and NetworkManager would wait for it.
+            left_out.append(
+                f"IPv6 needs an MTU of {MIN_IPV6_MTU} bytes, {desired.device} has {desired.mtu}"
+            )
+        elif wanted and own:
             # One address a family is all that the plugin interface has room for.
             left_out += [f"address {each}: NetworkManager takes one a family" for each in own[1:]]
             families[version] = _family(own[0], routes, desired, byteorder)
@@ -163,7 +168,7 @@ def network_config(
         raise BadHostConfigError(
             f"HostConfig {HostConfigKey.ADDRESSES} "
             f"{' '.join(map(str, desired.addresses)) or '(none)'}: "
-            f"none is of a family whose method in the profile is auto"
+            f"{'; '.join(left_out) or 'none is of a family whose method in the profile is auto'}"
         )
     config: Dictionary = {
         "tundev": Typed("s", desired.device),

@@ -123,6 +123,23 @@ def test_prefixes_without_an_address_of_their_family_are_left_out_and_said() -> 
     assert network.left_out == ("1 IPv6 prefixes: this node has no IPv6 address",)
 
 
+def test_ipv6_is_left_out_and_said_where_the_device_is_too_small_for_it() -> None:
+    """NetworkManager was told of an address that the kernel refuses on such a device."""
+    network = told(mtu=1279)
+    assert network.ip6 is None
+    assert network.config["has-ip6"] == Typed("b", False)
+    assert network.config["mtu"] == Typed("u", 1279)
+    assert network.ip4 == told().ip4
+    assert network.left_out == ("IPv6 needs an MTU of 1280 bytes, quicether0 has 1279",)
+    assert told(mtu=1280).ip6 == told().ip6
+    assert told(mtu=1279, ipv6=False).left_out == ()
+
+
+def test_an_ipv6_network_on_a_device_too_small_for_it_says_why_nothing_is_left() -> None:
+    with pytest.raises(BadHostConfigError, match="IPv6 needs an MTU of 1280 bytes"):
+        told(mtu=1200, addresses=["fd12:3456:789a::1/128"])
+
+
 def test_a_second_address_of_a_family_is_left_out_and_said() -> None:
     network = told(addresses=["100.64.0.1/32", "100.64.0.2/32"])
     assert "address 100.64.0.2/32: NetworkManager takes one a family" in network.left_out
