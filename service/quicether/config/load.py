@@ -21,9 +21,7 @@ MAX_FILE: Final = 1024 * 1024
 """Largest configuration file, in bytes."""
 PREFIX: Final = "QUICETHER_"
 PLACES: Final = frozenset({"QUICETHER_ETC", "QUICETHER_VAR"})
-"""Variables that say where a machine's files lie; no settings."""
-NOT_SETTINGS: Final = frozenset({"QUICETHER_ETC", "QUICETHER_VAR"})
-"""Variables of ours that say where files are (identity.store)."""
+"""Variables that say where a machine's files lie (identity.store); no settings."""
 _VARIABLES: Final = {option.variable: option for option in OPTIONS.values()}
 
 
