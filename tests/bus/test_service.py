@@ -355,6 +355,11 @@ def test_a_bound_tunnel_goes_down_with_its_caller() -> None:
             await other.up("home", how={"bound": Variant("b", True)})
             name, _ = await refusal(it.me.up("home", how={"bound": Variant("b", True)}))
             assert name == ErrorName.ALREADY_UP
+            # A profile that could never come up is told so, whoever holds the tunnel.
+            wrong = {"lisen-port": "9000"}
+            name, sentence = await refusal(it.me.up("home", wrong, {"bound": Variant("b", True)}))
+            assert name == ErrorName.INVALID
+            assert "lisen-port" in sentence
         await it.controller.until(lambda: ("down", "home") in it.controller.calls)
 
     run(test)

@@ -207,6 +207,7 @@ class FakeController:
     def overridden(
         self, name: str, options: Mapping[str, str], request: UpRequest
     ) -> Sequence[str]:
+        Settings.from_options(options)
         return ("policy-file",) if request.transient else ()
 
     async def up(self, name: str, options: Mapping[str, str], request: UpRequest) -> FakeTunnel:
