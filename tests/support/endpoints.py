@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Self, TypeVar
 from quicether.counters import Counters
 from quicether.errors import QuicEtherError
 from quicether.identity.trust import Trust
-from quicether.model import UnderlayAddress
+from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 from quicether.transport.endpoint import ConnectFailed, Connection
 from quicether.transport.messages import Hello, Message
@@ -105,6 +106,19 @@ class RecordedEndpoint(AioquicEndpoint):
             hello=hello or (lambda: Hello(node_id=identity.node_id, name=identity.name)),
             **options,
         )
+
+    async def drain(self) -> None:
+        """Return once all that was sent to the endpoint until now has been taken in.
+
+        The socket is a queue: what belongs to nobody and is sent now comes out last.
+        """
+        drops, address = self.counters.drops, self.local_address
+        before = drops[DropReason.UNKNOWN_CONNECTION]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"\x40" + bytes(40), (address.host, address.port))
+        async with asyncio.timeout(DEADLINE):
+            while drops[DropReason.UNKNOWN_CONNECTION] == before:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
         await self.open(self.events)
