@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.home import NAS, Story, story
-from support.relay import Impairment
+from support.relay import Impairment, Relay
 from support.transfer import Payload, carry_both_ways
 
 HOME_MTU = 1380
@@ -28,7 +28,13 @@ def joined(installed: list[Path]) -> Iterator[Story]:
 
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 def test_100_megabytes_arrive_whole_both_ways(joined: Story, family: int, tmp_path: Path) -> None:
+    assert isinstance(joined.cafe_cable, Relay)
+    before = joined.cafe_cable.counts()
     carry_both_ways(joined, family, Payload.make(tmp_path, 100_000_000, seed=family))
+    # The path was as poor as it should be: 100 MB there and back are 150,000 frames and more.
+    now = joined.cafe_cable.counts()
+    assert now["carried"] - before["carried"] > 100_000
+    assert now["lost"] - before["lost"] > 500
 
 
 def test_a_ping_too_large_for_the_path_is_told_what_fits(joined: Story) -> None:

@@ -68,6 +68,15 @@ def traces(host: WholeHost) -> list[str]:
     return found
 
 
+def tables(host: WholeHost) -> list[str]:
+    """Return every route of every table, and every rule, but for how long they are yet to live."""
+    found = []
+    for family in ("-4", "-6"):
+        for command in (["route", "show", "table", "all"], ["rule"]):
+            found += host.run(["ip", family, *command]).stdout.splitlines()
+    return sorted(re.sub(r" expires \S+", "", line).strip() for line in found)
+
+
 def is_clean(host: WholeHost) -> bool:
     """Tell whether nothing of a tunnel is on a host."""
     return not traces(host)
@@ -151,12 +160,18 @@ print("200 answers")
 
 
 def test_down_leaves_nothing_behind(scene: Story) -> None:
+    hosts = (scene.laptop, scene.home)
+    before = {host: tables(host) for host in hosts}
     scene.up(scene.home)
     scene.up(scene.laptop)
     assert len(traces(scene.laptop)) > 4
-    for host in (scene.laptop, scene.home):
+    assert all(tables(host) != before[host] for host in hosts)
+    for host in hosts:
         scene.down(host)
         host.wait_until(partial(is_clean, host), 5, "every trace to go")
+    # A route over another device, as to a peer or a gateway, would be no trace of the tunnel.
+    for host in hosts:
+        host.wait_until(lambda: tables(host) == before[host], 5, "the tables as before")  # noqa: B023
 
 
 def test_a_killed_service_takes_the_vpn_down_and_up_works_again(joined: Story) -> None:
