@@ -8,9 +8,10 @@ import pytest
 
 from quicether.dht import keyspace
 from quicether.dht.contents import MAX_CONTENTS, SubnetContent
+from quicether.dht.events import LookupDone
 from quicether.dht.node import DhtNode
 from quicether.model import DropReason, Prefix
-from sim.network import NETWORK_ID, WALL_OFFSET, SimNode
+from sim.network import NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
 from sim.test_small_networks import Lab
 from support.fake_records import FakeSigner
 
@@ -128,3 +129,32 @@ def test_a_node_that_returns_with_its_clock_set_back_is_believed_at_once() -> No
     network.settle(node)
     lab.wait(10.0)
     assert knowing(lab, prefix, old) == 5
+
+
+@pytest.mark.parametrize("newcomers", [4, 40])
+def test_what_old_holders_kept_outlives_them_once_newcomers_joined(newcomers: int) -> None:
+    network = Network(1, Conditions(loss=0.02))
+    done: list[LookupDone] = []
+    network.on_event = lambda _, e: done.append(e) if isinstance(e, LookupDone) else None
+    old = [network.add(prefixes=(OFFICE,)) for _ in range(25)]
+    network.bootstrap = old[:1]
+    for node in old:
+        node.machine._want_bootstrap(0.0)
+        network.settle(node)
+    network.run(10.0)
+    owner = old[3]
+    for prefix in OFFICE.subnets(new_prefix=24):
+        if prefix.network_address.packed[2] < 20:
+            owner.machine.publish(SubnetContent(prefix=prefix), network.now)
+    network.settle(owner)
+    # By now it has been published three times, and will not be for half an hour.
+    network.run(800.0)
+    new = [network.add() for _ in range(newcomers)]
+    network.run(840.0)
+    for node in old:
+        network.kill(node)
+    for record in network.seals.latest.values():
+        new[0].machine.find(record.keys[0], network.now)
+    network.settle(new[0])
+    network.run(900.0)
+    assert [len(event.records) for event in done] == [1] * 20

@@ -342,19 +342,20 @@ class DhtNode:
         self._hand_over(newcomers, 0, now)
 
     def _hand_over(self, newcomers: dict[int, Contact], since: int, now: float) -> None:
-        """Give newcomers the values that they should keep and that we are the closest holder of.
+        """Give newcomers the values that they should keep, if nobody older is closer than us.
 
-        since: only what was stored here after this revision.
+        However many newcomers are closer: they do not have the values yet. since: only what was
+        stored here after this revision; by then they have, so the closest alone go on.
         """
         core = self._core
         wall = core.wall(now)
         for key in core.store:
-            closer = core.table.closer_than_us(key, 2)
-            if len(closer) > 1:
+            closer = core.table.closer_than_us(key, K)
+            if any(contact.key not in newcomers for contact in closer):
                 continue
-            # A newcomer may be the one that is closer than us; then it alone is ours to serve.
-            candidates = closer or core.table.closest(key)
-            receivers = [c for c in candidates if c.key in newcomers]
+            if since and len(closer) > 1:
+                continue
+            receivers = [c for c in core.table.closest(key) if c.key in newcomers]
             if not receivers:
                 continue
             changes = core.store.changes(key, since, wall, quiet=True)
