@@ -20,7 +20,7 @@ from rich.markup import escape
 from support.commands import CommandError
 from support.home import HOME, LAN, NAS, Story, story
 from support.hosts import Host, WholeHost
-from support.install import installed_layer
+from support.install import InstallError, installed_layer
 
 PAGE: Final = "<h1>Hello from the LAN behind home</h1>\n"
 TRANSFER_SECONDS: Final = 3
@@ -77,7 +77,8 @@ def tcp_mbit(client: WholeHost, server: Host, address: str, *, reverse: bool) ->
     """Return the TCP throughput between two hosts in Mbit/s; reverse: towards the client."""
     listening = server.popen(["iperf3", "--server", "--one-off", "--forceflush"])
     assert listening.stdout is not None
-    next(line for line in listening.stdout if "listening" in line)
+    if not any("listening" in line for line in listening.stdout):
+        raise CommandError(f"{server.name}# iperf3 --server", "ended before it listened", "", "")
     command = ["iperf3", "--client", address, "--time", str(TRANSFER_SECONDS), "--json"]
     output = client.run([*command, "--reverse"] if reverse else command).stdout
     listening.wait()
@@ -126,13 +127,13 @@ def play(scene: Story) -> None:
 
 def main() -> int:
     """Play the demo; return the exit status."""
-    say("Installing QuicEther as `sudo ./bootstrap install` does, into a layer of its own")
-    layers = installed_layer()
-    say("Booting two hosts with systemd, D-Bus, polkit and NetworkManager, and a LAN behind home")
     try:
+        say("Installing QuicEther as `sudo ./bootstrap install` does, into a layer of its own")
+        layers = installed_layer()
+        say("Booting two hosts with systemd, D-Bus, polkit, NetworkManager, and a LAN behind home")
         with story(layers, show=show) as scene:
             play(scene)
-    except CommandError as error:
+    except (CommandError, InstallError, TimeoutError) as error:
         console.print(f"[bold red]{escape(str(error))}[/]")
         return 1
     say("Everything is taken down. `sudo ./bootstrap install` puts it on this machine")

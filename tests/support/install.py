@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -131,6 +132,16 @@ def _exclusive() -> Iterator[None]:
         yield
 
 
-if __name__ == "__main__":  # so that no test waits for it
-    with _exclusive():
-        build()
+def main() -> int:
+    """Build what tests and demo need, so that none of them waits for it; return the exit status."""
+    try:
+        with _exclusive():
+            build()
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
