@@ -119,6 +119,7 @@ def test_properties_tell_everything_that_status_shows() -> None:
         ]
         assert "rtt" not in found["Peers"][0]
         assert found["Routes"][0]["next-hop"] == "node"
+        assert found["Offers"] == ["192.168.77.0/24"]
         assert found["Refusals"] == ["172.16.0.0/12 covers 172.16.3.0/24 of eth0"]
         assert await it.me.get(MANAGER_INTERFACE, "Version") == "1.2.3"
 

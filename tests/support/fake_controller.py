@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_network
 from typing import Any, Final
 
 from quicether.bus.authorise import NotAuthorizedError
@@ -37,6 +37,7 @@ from quicether.model import (
     NextHopKind,
     NodeId,
     PeerState,
+    Prefix,
     RouteSource,
     UnderlayAddress,
 )
@@ -105,6 +106,7 @@ class FakeTunnel:
             sent_packets=10, sent_bytes=1000, drops=Counters().drops + _drops()
         )
     )
+    offers: Sequence[Prefix] = (ip_network("192.168.77.0/24"),)
     refusals: Sequence[str] = ("172.16.0.0/12 covers 172.16.3.0/24 of eth0",)
     all_peers: list[PeerStatus] = field(default_factory=lambda: [GONE, HOME, OFFICE])
     all_routes: list[RouteStatus] = field(default_factory=lambda: list(ROUTES))

@@ -166,6 +166,7 @@ TUNNEL: Final = Interface(
             Changes.UNTOLD,
             "Running totals: packets and bytes sent, received and forwarded, and drop-REASON.",
         ),
+        Property("Offers", "as", Changes.TOLD, "Prefixes that this node leads others to."),
         Property("Refusals", "as", Changes.TOLD, "What was not taken and why, a sentence each."),
         Property("PeerCount", "u", Changes.INVALIDATES, "How many peers there are."),
         Property(

@@ -24,7 +24,7 @@ TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
 # org.quicether1.Tunnel
 #   properties: Name s, State s, Ready b, Network s, NodeId s, NodeName s, ListenPort q, Link s,
 #               LinkReason s, Endpoints as (HOST:PORT, where other machines may reach this node),
-#               Since d (Unix time), HostConfig a{sv}, Counters a{st}, Refusals as,
+#               Since d (Unix time), HostConfig a{sv}, Counters a{st}, Offers as, Refusals as,
 #               PeerCount u, Peers aa{sv}, RouteCount u, Routes aa{sv} (the first LIST_LIMIT)
 #   methods: ListPeers(u start, u count) -> aa{sv}   ListRoutes(u start, u count) -> aa{sv}
 #            Lookup(s address) -> a{sv}   Ping(s node) -> a{sv}

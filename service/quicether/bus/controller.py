@@ -23,7 +23,7 @@ from quicether.bus.status import (
 from quicether.counters import Counters
 from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
-from quicether.model import Address, NodeId, UnderlayAddress
+from quicether.model import Address, NodeId, Prefix, UnderlayAddress
 
 
 class NoSuchTunnelError(ConfigError):
@@ -100,6 +100,10 @@ class TunnelView(Protocol):
     @property
     def counters(self) -> Counters:
         """Running totals."""
+
+    @property
+    def offers(self) -> Sequence[Prefix]:
+        """Prefixes that this node leads others to, its own addresses not among them."""
 
     @property
     def refusals(self) -> Sequence[str]:

@@ -123,6 +123,8 @@ class TunnelObject:
                 return wire.host_config(view.host_config)
             case "Counters":
                 return wire.counters(view.counters)
+            case "Offers":
+                return list(map(str, view.offers))
             case "Refusals":
                 return list(view.refusals)
             case "Endpoints":

@@ -30,7 +30,7 @@ class TunnelReport:
     """One tunnel.
 
     endpoints: where other machines may reach this node. since: Unix time. mtu: bytes, None before
-    it is known.
+    it is known. offers: prefixes that this node leads others to.
     """
 
     name: str
@@ -54,6 +54,7 @@ class TunnelReport:
     peer_count: int
     route_count: int
     counters: dict[str, int]
+    offers: tuple[str, ...]
     refusals: tuple[str, ...]
 
 
@@ -182,6 +183,7 @@ def _tunnel(found: Mapping[str, tuple[str, Any]]) -> TunnelReport:
             peer_count=values["PeerCount"],
             route_count=values["RouteCount"],
             counters=dict(values["Counters"]),
+            offers=tuple(values["Offers"]),
             refusals=tuple(values["Refusals"]),
         )
     except (KeyError, ValueError) as error:

@@ -175,6 +175,7 @@ def _render_tunnel(tunnel: TunnelReport) -> RenderableType:
             ("prefixes", " ".join(tunnel.prefixes)),
             ("default", "through the tunnel" if tunnel.full_tunnel else None),
             ("DNS", " ".join(dns)),
+            ("offers", " ".join(tunnel.offers)),
             ("peers", tunnel.peer_count),
             ("routes", tunnel.route_count),
             ("sent", _traffic(counters, "sent")),

@@ -43,6 +43,11 @@ def owned(settings: Settings, member: Member) -> tuple[Prefix, ...]:
     return (*settings.network.advertise_subnets, *chosen)
 
 
+def offers(settings: Settings) -> tuple[Prefix, ...]:
+    """Return what the settings make this node lead others to, so that the host has to forward."""
+    return (*settings.network.advertise_subnets, *settings.overlay.forward_subnets)
+
+
 def forwarding(settings: Settings) -> Forwarding | None:
     """Return what the node forwards for, None where it is no gateway."""
     if settings.node.role is not Role.GATEWAY:
@@ -66,6 +71,12 @@ def named(settings: Settings) -> list[HostPort]:
     """Return where the settings say that other nodes are."""
     peers = (peer.endpoint for peer in settings.overlay.peers)
     return [*peers, *settings.discovery.bootstrap_nodes]
+
+
+def bind_address(settings: DiscoverySettings) -> UnderlayAddress:
+    """Return what the underlay socket is bound to."""
+    host = "::" if settings.listen_address is None else str(settings.listen_address)
+    return UnderlayAddress(host, settings.dht_port)
 
 
 def endpoints(settings: DiscoverySettings, underlay: Underlay, port: int) -> list[UnderlayAddress]:

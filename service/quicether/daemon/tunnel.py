@@ -98,7 +98,7 @@ class Tunnel:
             default_gateway=settings.overlay.default_gateway,
         )
         self._endpoint = AioquicEndpoint(
-            self._bind_address(),
+            site.bind_address(settings.discovery),
             certificate=identity.certificate,
             key=identity.key.private,
             trust=identity.trust,
@@ -258,6 +258,11 @@ class Tunnel:
         return LinkOwnerName(self._link.name)
 
     @property
+    def offers(self) -> Sequence[Prefix]:
+        """Prefixes that this node leads others to."""
+        return site.offers(self.settings)
+
+    @property
     def refusals(self) -> Sequence[str]:
         """What was not taken: prefixes, offers, and what the link's owner cannot have."""
         return (*self._refused, *self._link.limits, *self._link_trouble)
@@ -312,11 +317,6 @@ class Tunnel:
     def _peers(self) -> list[PeerStatus]:
         offset = time.time() - time.monotonic()
         return report.peers(self._mesh, lambda monotonic: monotonic + offset)
-
-    def _bind_address(self) -> UnderlayAddress:
-        discovery = self.settings.discovery
-        host = "::" if discovery.listen_address is None else str(discovery.listen_address)
-        return UnderlayAddress(host, discovery.dht_port)
 
     def _serve(self) -> None:
         """Say to the overlay what the settings make this node serve. Raises ConfigError."""

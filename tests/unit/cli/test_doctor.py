@@ -38,6 +38,7 @@ TUNNEL = TunnelReport(
     peer_count=0,
     route_count=0,
     counters={},
+    offers=(),
     refusals=(),
 )
 
