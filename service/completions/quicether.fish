@@ -218,7 +218,7 @@ complete -c quicether -n '_shtab_quicether_using config edit' -l json -d 'answer
 complete -c quicether -n '_shtab_quicether_using config; and test $_shtab_quicether_npos -eq 0' -a validate -d 'say whether a file is right, or what is wrong'
 complete -c quicether -n '_shtab_quicether_using config validate' -s h -l help -d 'show this help message and exit'
 complete -c quicether -n '_shtab_quicether_using config validate' -l json -d 'answer in JSON, for scripts'
-complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a doctor -d 'Check settings, keys, the kernel'"'"'s forwarding and reverse-path filter, the firewall and MTUs. Ends with 1 when something is bad. As root it sees more.'
+complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a doctor -d 'Check settings, keys, the kernel'"'"'s forwarding and reverse-path filter, the firewall, routes back from LANs and MTUs. Ends with 1 when something is bad. As root it sees more.'
 complete -c quicether -n '_shtab_quicether_using doctor' -s h -l help -d 'show this help message and exit'
 complete -c quicether -n '_shtab_quicether_using doctor' -l json -d 'answer in JSON, for scripts'
 complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a logs -d 'show what the service wrote to the journal'

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from quicether.cli import doctor, report
+from quicether.cli import findings, report
 from quicether.config.options import OPTIONS
 
 _SOMETIMES: Final[Any] = Field(default=None)
@@ -255,7 +255,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "config show": _settings(),
     "config edit": EditedFile,
     "config validate": ValidFile,
-    "doctor": list[doctor.Finding],
+    "doctor": list[findings.Finding],
     "diag": Bundle,
 }
 """Command → what it prints."""

@@ -21,7 +21,7 @@ from quicether.errors import ConfigError, HostError, IdentityError
 from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 
 if TYPE_CHECKING:
-    from quicether.cli.doctor import Facts
+    from quicether.cli.findings import Facts
 
 UNITS: Final = ("quicether.service", "quicether@*.service")
 JOURNAL_LINES: Final = 2000

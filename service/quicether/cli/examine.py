@@ -7,17 +7,19 @@ import os
 import subprocess
 import tomllib
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Final
 
 from quicether.bus.contract import DEFAULT_TUNNEL
 from quicether.cli import report
 from quicether.cli.client import daemon
-from quicether.cli.doctor import Facts, Finding, Verdict, of_error
+from quicether.cli.findings import Facts, Finding, Verdict, of_error
 from quicether.config.load import DEFAULT_FILE, load
 from quicether.config.settings import Settings
 from quicether.errors import QuicEtherError
 from quicether.identity.store import NetworkStore, network_names, other_folders, roots
+from quicether.model import Address, Interface
 
 PROGRAM_TIMEOUT: Final = 10.0
 """Seconds that a program of the system may take."""
@@ -44,6 +46,8 @@ def examine() -> tuple[Facts, list[Finding]]:
             peers=tuple(peers),
             firewall=_firewall(),
             mtus=_mtus(),
+            links=_links(),
+            gateways=_gateways(),
             capabilities=_capabilities(),
         ),
         findings,
@@ -129,6 +133,24 @@ def _mtus() -> dict[str, int]:
             found[device.name] = int((device / "mtu").read_text())
         except OSError:
             continue  # gone between the listing and the reading
+    return found
+
+
+def _links() -> list[tuple[str, Interface]]:
+    shown = json.loads(program("ip", "-json", "address") or "[]")
+    return [
+        (link["ifname"], ip_interface((each["local"], each["prefixlen"])))
+        for link in shown
+        for each in link.get("addr_info", ())
+        if "LOOPBACK" not in link["flags"] and "local" in each
+    ]
+
+
+def _gateways() -> list[Address]:
+    found: list[Address] = []
+    for family in ("-4", "-6"):
+        shown = json.loads(program("ip", "-json", family, "route", "show", "default") or "[]")
+        found += [ip_address(route["gateway"]) for route in shown if "gateway" in route]
     return found
 
 
