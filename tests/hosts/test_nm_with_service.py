@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,17 @@ from support.home import HOME, LAN, Story, story
 from support.hosts import WholeHost
 
 pytestmark = pytest.mark.hosts
+
+_REJECTING = """
+table inet guard {
+    chain in {
+        type filter hook input priority filter; policy accept;
+        ct state established,related accept
+        iifname lo accept
+        reject
+    }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +268,29 @@ def test_the_peer_of_a_persistent_vpn_is_found_again_after_the_link_was_lost(sce
         assert active(scene.laptop)
     finally:
         modify(scene.laptop, "vpn.persistent", "no")
+
+
+def doctor(host: WholeHost, check: str) -> dict[str, str]:
+    """Return what doctor says of a check, verdict by text."""
+    found = json.loads(host.run(["quicether", "doctor", "--json"], check=False).stdout)
+    return {each["text"]: each["verdict"] for each in found if each["check"] == check}
+
+
+def test_doctor_says_what_a_router_lacks(scene: Story) -> None:
+    """Of a tunnel that has no file in /etc/quicether, only a profile."""
+    home = scene.home
+    scene.up(home)
+    home.sysctl({"net.ipv4.ip_forward": "0"})
+    sick = "home offers IPv4 prefixes to others, but net.ipv4.ip_forward is not 1"
+    assert doctor(home, "forwarding")[sick] == "bad"
+    assert home.run(["quicether", "doctor"], check=False).returncode == 1
+    home.sysctl({"net.ipv4.ip_forward": "1"})
+    assert set(doctor(home, "forwarding").values()) == {"ok"}
+    (ipv4, _) = doctor(home, "lan")
+    assert "machines in 192.168.77.0/24 need 192.168.77.1 as their default router" in ipv4
+    home.run(["nft", "-f", "-"], input=_REJECTING)
+    (sentence,) = doctor(home, "firewall")
+    assert "chain inet guard in drops what comes in for UDP port 9000" in sentence
+    home.run(["nft", "insert", "rule", "inet", "guard", "in", "udp", "dport", "9000", "accept"])
+    assert doctor(home, "firewall") == {}
+    home.run(["nft", "delete", "table", "inet", "guard"])
