@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -12,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import segno
 
 from quicether.cli import examine, exits, invite, keys, membership, network, stored
 from quicether.cli.activation import activations
@@ -23,6 +30,7 @@ from quicether.identity.store import NetworkStore
 from support import json_answers
 from support.fake_programs import FakePrograms
 
+ROOT = Path(__file__).parents[3]
 SERVICE = "org.freedesktop.NetworkManager.quicether"
 LAN = ip_network("192.168.7.0/24")
 
@@ -259,6 +267,39 @@ def test_a_copy_of_a_network_s_folder_is_left_alone(
     assert [each["network"] for each in run("network", "list")["networks"]] == ["home"]
     texts = [finding.text for finding in examine.examine()[1]]
     assert f"{copy} is left alone: its name is no network's" in texts
+
+
+def test_a_terminal_shows_the_code_as_a_picture_too(
+    machine: Path, programs: Callable[..., FakePrograms], run: Callable[..., Any]
+) -> None:
+    programs()
+    run("network", "create", "home", "--no-up", "--name", "attic")
+    ours, theirs = pty.openpty()
+    words = ("invite", "laptop", "--endpoint", "vpn.example.net")
+    invite = subprocess.Popen(
+        [sys.executable, "-m", "quicether.cli.main", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "PYTHONIOENCODING": "utf-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert invite.communicate(timeout=30)[1]
+    assert invite.returncode == 0
+    lines = shown.decode().replace("\r\n", "\n")
+    code, _, picture = lines.partition("\n")
+    assert InviteCode.parse(code).endpoints == (("vpn.example.net", 9000),)
+    expected = io.StringIO()
+    segno.make(code, error="l").terminal(expected, compact=True)
+    assert picture == expected.getvalue()
+    assert "█" in picture
+    # It fits a terminal of 80 columns.
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in picture.splitlines()) <= 80
 
 
 class Input(io.StringIO):
