@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ _ENVIRONMENT: Final = ("requirements/service.txt",)
 _PROJECT: Final = ("bootstrap", "pyproject.toml", "README.md", "LICENSE")
 _KEPT: Final = 4
 """Layers of older sources that stay; those of other branches are quick to come back."""
+_RESOLVED: Final = Path("/usr/lib/systemd/systemd-resolved")
 _TIMEOUT: Final = 600.0
 
 
@@ -47,6 +49,38 @@ def installed_layer() -> list[Path]:
         archive, below = build()
         memory = current().memory("layers")
         return [_unpacked(archive, memory), _unpacked(below, memory)]
+
+
+def resolved_layer() -> list[Path]:
+    """Return layers with systemd-resolved on them, none where the machine itself has it.
+
+    Its package would make itself the machine's resolver, so it is unpacked, not installed.
+    """
+    if _RESOLVED.exists():
+        return []
+    with _exclusive():
+        layer = current().memory("layers") / "systemd-resolved"
+        if not layer.exists():
+            run_command(["dpkg-deb", "--extract", str(_resolved_package()), str(layer)])
+            if (layer / "lib").exists():  # which is a link to /usr/lib on every host
+                run_command(["cp", "-a", f"{layer}/lib/.", f"{layer}/usr/lib"])
+                shutil.rmtree(layer / "lib")
+    return [layer]
+
+
+def _resolved_package() -> Path:
+    """Return systemd-resolved's package as a file, fetched anew where systemd is another one.
+
+    Raises CommandError: it cannot be fetched.
+    """
+    version = run_command(["dpkg-query", "-W", "-f", "${Version}", "systemd"]).stdout
+    package = CACHE / f"systemd-resolved-{version}.deb"
+    if not package.exists():
+        with tempfile.TemporaryDirectory(dir=CACHE) as name:
+            fetch = ["apt-get", "-qq", "download", "systemd-resolved"]
+            run_command(["sh", "-c", 'cd "$0" && exec "$@"', name, *fetch], timeout=120)
+            next(Path(name).glob("*.deb")).replace(package)
+    return package
 
 
 def build() -> tuple[Path, Path]:
