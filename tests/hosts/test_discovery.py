@@ -97,17 +97,24 @@ def test_lookup_says_who_owns_an_address_and_that_nobody_does(scene: Town) -> No
     assert looked_up(plant, "10.99.0.1") is None
 
 
-def test_a_rogue_gets_no_packet_for_a_prefix_that_its_certificate_does_not_cover(
-    scene: Town,
-) -> None:
-    hq, shop = scene.sites["hq"], scene.sites["shop"]
+def test_a_rogue_gets_no_packet_for_what_its_certificate_does_not_cover(scene: Town) -> None:
+    hq, shop, depot = (scene.sites[name] for name in ("hq", "shop", "depot"))
     nobodys = "172.20.0.0/16"
     den = scene.join("den")
     assert den.node is not None
+    assert depot.node is not None
     den.node.close()
+    spec = {
+        # Nobody's, the whole of another's LAN, and the piece of it with the machine.
+        "prefixes": [nobodys, depot.lan, f"{depot.address}/31"],
+        "victim": str(depot.node.member.node_id),
+        "address": f"{depot.node.address()}/32",
+        "lan": depot.lan,
+        "nodes": [hq.underlay, shop.underlay],
+    }
     roots = {"QUICETHER_ETC": str(den.node.store.etc), "QUICETHER_VAR": str(den.node.store.var)}
     rogue = den.host.popen(
-        [sys.executable, "-m", "support.rogue_process", nobodys, hq.underlay, shop.underlay],
+        [sys.executable, "-m", "support.rogue_process", json.dumps(spec)],
         env={"PYTHONPATH": os.pathsep.join(sys.path), **roots},
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -119,14 +126,43 @@ def test_a_rogue_gets_no_packet_for_a_prefix_that_its_certificate_does_not_cover
         shop.underlay: {"REFUSED"},
     }
     for site in (hq, shop):
+        assert site.has_route(depot.lan)
+        assert looked_up(site, depot.address) == "depot"
+        assert leads_to(site, "den") == set()
+        site.reach_all([depot])
         # A route of the user's own leads the packets to the tunnel, which is to know no way.
         site.host.run(["ip", "route", "replace", nobodys, "dev", "quicether0"])
         assert not site.reaches("172.20.0.1")
         site.host.run(["ip", "route", "del", nobodys, "dev", "quicether0"])
         assert looked_up(site, "172.20.0.1") is None
         assert counted(site, "drop-record-not-covered") > 0
+        assert counted(site, "drop-record-signature") > 0
     output, _ = rogue.communicate()
     assert json.loads(output) == {"packets": 0}
+
+
+def test_a_prefix_that_covers_an_own_network_is_refused_until_it_is_accepted(scene: Town) -> None:
+    depot, farm = scene.sites["depot"], scene.sites["farm"]
+    assert farm.node is not None
+    farm.host.run(["ip", "link", "add", "annex", "type", "bridge"])
+    farm.host.run(["ip", "address", "add", "10.77.0.200/25", "dev", "annex"])
+    farm.host.run(["ip", "link", "set", "annex", "up"])
+    try:
+        depot.advertise(depot.lan, SHARED)
+        farm.host.wait_until(lambda: refused(farm, SHARED), 10, f"{SHARED} to be refused")
+        (sentence,) = refused(farm, SHARED)
+        assert "10.77.0.128/25" in sentence
+        assert "accept-conflicts" in sentence
+        assert not farm.has_route(SHARED)
+        with farm.node.configuration.open("a") as file:
+            file.write(f"accept_conflicts = {json.dumps([SHARED])}\n")
+        farm.node.reload()
+        farm.wait_for(SHARED, 5)
+        assert refused(farm, SHARED) == []
+    finally:
+        farm.host.run(["ip", "link", "del", "annex"])
+        farm.advertise(farm.lan)
+        depot.advertise(depot.lan)
 
 
 def test_traffic_moves_to_the_second_owner_within_ten_seconds(death: Death) -> None:
@@ -146,3 +182,16 @@ def counted(site: Site, what: str) -> int:
     """Return one of the running totals that a whole host shows."""
     found = json.loads(site.host.run(["quicether", "status", "--json"]).stdout)
     return int(found["tunnels"][0]["counters"].get(what, 0))
+
+
+def leads_to(site: Site, node: str) -> set[str]:
+    """Return the prefixes that a whole host sends to a node, but for the node's own addresses."""
+    found = json.loads(site.host.run(["quicether", "routes", "--json"]).stdout)["routes"]
+    prefixes = {route["prefix"] for route in found if route["node_name"] == node}
+    return {each for each in prefixes if not each.startswith("100.") and "/128" not in each}
+
+
+def refused(site: Site, prefix: str) -> list[str]:
+    """Return what a plain node says of a prefix that it gives no route."""
+    assert site.node is not None
+    return [text for text in site.node.status()["refusals"] if text.startswith(f"prefix {prefix} ")]
