@@ -22,7 +22,7 @@ class UdpRelay:
     """Carries datagrams between clients and `server`. An async context manager.
 
     loss, reorder: shares from 0 to 1; what is reordered comes `delay` seconds late.
-    max_size: largest UDP payload that passes; larger ones vanish.
+    max_size: largest UDP payload that passes; larger ones vanish. deaf: the server hears nothing.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class UdpRelay:
         self.reorder = reorder
         self.delay = delay
         self.max_size = max_size
+        self.deaf = False
         self.swallowed = 0
         self.passed = 0
         self._random = Random(seed)
@@ -85,7 +86,8 @@ class UdpRelay:
                 upstream,
                 lambda back, _: self._carry(self._downstream, back, client),
             )
-        self._carry(upstream, data, (self.server.host, self.server.port))
+        if not self.deaf:
+            self._carry(upstream, data, (self.server.host, self.server.port))
 
     def _carry(self, side: socket.socket, data: bytes, to: SocketName) -> None:
         if len(data) > self.max_size or self._random.random() < self.loss:

@@ -70,7 +70,8 @@ class Connection(Protocol):
     def unanswered(self) -> float:
         """Seconds for which an answer of the peer has been due; 0 while none is.
 
-        Long before a silent connection is given up it says that the path may be dead.
+        Long before a silent connection is given up it says that the path may be dead, also where
+        it is in one direction alone: packets that answer nothing do not count.
         """
 
     @property

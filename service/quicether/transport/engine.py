@@ -112,6 +112,19 @@ class Engine(WindowedConnection):
         return self._ack_eliciting_sent_since_receipt
 
     @property
+    def next_number(self) -> int:
+        """The number of the next packet that goes out."""
+        return self._packet_number
+
+    @property
+    def acknowledged(self) -> int:
+        """The highest number of a packet that the peer acknowledged, -1 before the first.
+
+        Whatever else comes from a peer, this alone proves that it hears us.
+        """
+        return max(space.largest_acked_packet for space in self._spaces.values())
+
+    @property
     def ending(self) -> ConnectionTerminated | None:
         """Why the connection is closing or closed; None while it is neither."""
         return self._close_event

@@ -47,23 +47,32 @@ class PeerWatch:
         self._keepalive = self._awake
         self._patience = PATIENCE
         self._waiting_since: float | None = None
+        self._waiting_for: int | None = None
         self.deadline = now + self._keepalive
 
     def unanswered(self, now: float) -> float:
         """Return for how many seconds an answer has been due; 0 while none is."""
         return 0.0 if self._waiting_since is None else max(now - self._waiting_since, 0.0)
 
-    def heard(self, now: float) -> None:
-        """A packet of the peer arrived that could be opened."""
-        self._waiting_since = None
+    def heard(self, acknowledged: int, now: float) -> None:
+        """A packet of the peer arrived that could be opened.
+
+        acknowledged: the highest number of a packet of ours that it has. A peer that does not
+        hear us may go on to send; that is no answer.
+        """
+        if self._waiting_for is not None and acknowledged < self._waiting_for:
+            return
+        self._waiting_since = self._waiting_for = None
         self._patience = PATIENCE
         self.deadline = now + self._keepalive
 
-    def awaits(self, now: float) -> None:
-        """Something went out that the peer has to acknowledge."""
+    def awaits(self, number: int, now: float) -> None:
+        """Packets from that number on went out, of which the peer has to acknowledge some."""
         if self._waiting_since is None:
             self._waiting_since = now
             self.deadline = now + self._interval
+        if self._waiting_for is None:
+            self._waiting_for = number
 
     def rest(self, now: float, *, resting: bool) -> None:
         """Ask after silence no more, or ask again; an answer that is due stays due."""
@@ -77,7 +86,7 @@ class PeerWatch:
     def network_changed(self, now: float) -> None:
         """The host's own network changed: ask now, and be less patient."""
         self._patience = PATIENCE_AFTER_CHANGE
-        self._waiting_since = None
+        self._waiting_since = self._waiting_for = None
         self.deadline = now
 
     def due(self, now: float, probe_timeout: float) -> Liveness:

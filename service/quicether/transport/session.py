@@ -162,10 +162,10 @@ class Session:
             self._sampled_at = now
             self.engine.send_ping(_PING)
             self._carrier.flush_soon(self)
-        was_waiting = self.engine.awaits_answer
+        was_waiting, first = self.engine.awaits_answer, self.engine.next_number
         self._flush_packets(now)
         if not was_waiting and self.engine.awaits_answer:
-            self._watch.awaits(now)
+            self._watch.awaits(first, now)
             self._arm(now)
 
     @_contained
@@ -221,7 +221,7 @@ class Session:
                 return
         if self.engine.receive(datagrams, remote, now):
             self.heard = True
-            self._watch.heard(now)
+            self._watch.heard(self.engine.acknowledged, now)
             self._path.heard()
             if not self.initiated:
                 self._path.source = source
@@ -232,13 +232,14 @@ class Session:
         """Send everything that is due, and arm the next deadline."""
         if self._gone or not self.engine.begun:
             return
+        first = self.engine.next_number
         if self.engine.control_due(now):
             self._flush_control(now)
         if not self._ended:
             self._flush_packets(now)
             self._path.probe(now)
             if self.engine.awaits_answer:
-                self._watch.awaits(now)
+                self._watch.awaits(first, now)
         self._arm(now)
 
     @_contained

@@ -178,6 +178,23 @@ def test_silence_under_traffic_is_noticed_within_seconds() -> None:
     run_with_relay(test)
 
 
+def test_a_path_that_is_dead_in_one_direction_leaves_answers_due_though_packets_come() -> None:
+    async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
+        ours, theirs = await join_through(client, server, relay)
+        relay.deaf = True
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while ours.unanswered < 1.5:
+            ours.send_packets([bytes(1000)])
+            theirs.send_packets([bytes(1000)])
+            await asyncio.sleep(0.05)
+            assert loop.time() - began < 3.5
+        relay.deaf = False
+        await client.events.until(lambda: ours.unanswered < 0.5)
+
+    run_with_relay(test)
+
+
 def test_a_dead_path_is_noticed_sooner_when_the_network_changed() -> None:
     async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
         await join_through(client, server, relay)
