@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from quicether.config.values import HostPort
@@ -55,6 +56,8 @@ SEEK_ANEW: Final = 30.0
 MAX_LOCATED: Final = 1024
 MAX_RIVALS: Final = 2
 """Other owners of a node's prefixes that are connected to beside it."""
+RIVALS_OF: Final = 256
+"""Prefixes of a node that are looked at for that."""
 SAVE_EVERY: Final = 300.0
 SAVE_AFTER_JOIN: Final = 5.0
 _NEVER: Final = (float("-inf"), False)
@@ -342,7 +345,7 @@ class Discovery:
         routes, active = self._mesh.routes, self._mesh.peers.active
         rivals = {
             other: None
-            for prefix in self._findings.prefixes(node)
+            for prefix in islice(routes.owned_by(node), RIVALS_OF)
             for route in routes.candidates(prefix)
             if (other := route.next_hop.node) is not None
             and other != node

@@ -82,7 +82,7 @@ class Mesh:
         self._mtu = 1280
         self._rpc: dict[RpcKind, RpcService] = {}
         self._pings = Pings(entropy, clock)
-        self._prober = Prober(self.peers, routes, self._pings, clock, self._mark)
+        self._prober = Prober(self.peers, routes, self._pings, clock, self._mark, self._locate)
         self._publishing: asyncio.Handle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._closed = False
@@ -179,6 +179,7 @@ class Mesh:
 
     def hello(self) -> Hello:
         """Return what this node says first on every connection."""
+        also = {"gateway"} if self._forwarding else set()
         return Hello(
             node_id=self.me.node_id,
             name=self.me.name,
@@ -187,7 +188,7 @@ class Mesh:
             forwards=self.offers.forwards,
             listen_port=self._endpoint.local_address.port,
             instance=self._instance,
-            capabilities=tuple(sorted(self._capabilities())),
+            capabilities=tuple(sorted(self.capabilities | also)),
         )
 
     def snapshot(self) -> Snapshot:
@@ -317,9 +318,7 @@ class Mesh:
         """Connect to a node that a packet wants to go to; True while that is under way."""
         if self.peers.active(node) is not None:
             return True
-        if self.discovery is not None and self.discovery.locate(node):
-            return True
-        return self._is_tried(node)
+        return self._locate(node) or self._is_tried(node)
 
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Pass a security event on."""
@@ -337,11 +336,11 @@ class Mesh:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _locate(self, node: NodeId) -> bool:
+        return self.discovery is not None and self.discovery.locate(node)
+
     def _is_tried(self, node: NodeId) -> bool:
         return any(target.expect == node and target.trying for target in self.peers.targets())
-
-    def _capabilities(self) -> frozenset[str]:
-        return self.capabilities | {"gateway"} if self._forwarding else self.capabilities
 
     def _offer(self, *, differs: bool = False) -> None:
         """Find out what a gateway can forward now, and tell every peer what is new."""
@@ -394,8 +393,8 @@ class Mesh:
         self._changed()
 
     def _keep_house(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._housekeeping = loop.call_later(HOUSEKEEPING, self._keep_house)
+        later = asyncio.get_running_loop().call_later
+        self._housekeeping = later(HOUSEKEEPING, self._keep_house)
         if self._forwarder is not None:
             self._forwarder.expire()
         self._prober.check()

@@ -29,13 +29,19 @@ class Prober:
         pings: Pings,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        doubted: Callable[[NodeId], object],
     ) -> None:
-        """clock: monotonic seconds. changed: called when a way counts that did not, or no more."""
+        """clock: monotonic seconds. changed: called when a way counts that did not, or no more.
+
+        doubted: called when the way to a node that is still connected counts no more, so that
+        others who have what it has are found before its connection is given up.
+        """
         self._peers = peers
         self._routes = routes
         self._pings = pings
         self._clock = clock
         self._changed = changed
+        self._doubted = doubted
         self._ways = DirectWays()
 
     def counts(self, node: NodeId) -> bool:
@@ -83,11 +89,14 @@ class Prober:
     def _weigh(self, connection: Connection) -> None:
         node = connection.member.node_id
         counts = self._ways.counts(node)
-        if counts is not self._routes.is_reachable(node):
+        differs = counts is not self._routes.is_reachable(node)
+        self._routes.reachable(node, reachable=counts, rtt=connection.rtt)
+        if differs:
             word = "counts" if counts else "is doubted"
             log.info("peer %s (%s): the direct way %s", connection.member.name, node, word)
             self._changed()
-        self._routes.reachable(node, reachable=counts, rtt=connection.rtt)
+            if not counts:
+                self._doubted(node)
 
     def _ask(self, connection: Connection) -> None:
         def answered(asked: float) -> None:
