@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 
 class _Leap(selectors.DefaultSelector):
@@ -31,10 +29,6 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._leap.now
-
-    async def getaddrinfo(self, host: Any, port: Any, **hints: Any) -> Any:
-        # A thread that looks a name up would see time rush by.
-        return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **hints)
 
 
 def play(scene: Callable[[], Awaitable[None]]) -> None:

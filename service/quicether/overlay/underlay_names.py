@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 MAX_REMEMBERED: Final = 256
 """Names whose last addresses are kept; the oldest goes."""
 
+MAX_QUESTIONS: Final = 16
+"""Names that are asked for at one time, each by a thread of its own; others wait for their turn."""
+
 PATIENCE: Final = 1.5
 """Seconds that a full tunnel waits for names before it takes every packet."""
 
@@ -32,6 +36,7 @@ class UnderlayNames:
 
     def __init__(self) -> None:
         self._last: OrderedDict[HostPort, tuple[UnderlayAddress, ...]] = OrderedDict()
+        self._turns = asyncio.Semaphore(MAX_QUESTIONS)
 
     async def learn(self, locations: Iterable[HostPort]) -> None:
         """Resolve names ahead of need, as far as that takes no longer than PATIENCE."""
@@ -43,7 +48,7 @@ class UnderlayNames:
     async def addresses(self, location: HostPort) -> tuple[UnderlayAddress, ...]:
         """Return the addresses of location. Raises HostError: its name never resolved."""
         try:
-            found = await _resolve(location)
+            found = await self._resolve(location)
         except OSError as problem:
             if location in self._last:
                 log.info("peer %s: %s; its last addresses serve", location, problem.strerror)
@@ -68,8 +73,40 @@ class UnderlayNames:
         except HostError as problem:
             log.info("%s", problem)
 
+    async def _resolve(self, location: HostPort) -> tuple[UnderlayAddress, ...]:
+        """Raises OSError: the name does not resolve."""
+        if location.ip is not None:
+            return (UnderlayAddress.of_socket((str(location.ip), location.port)),)
+        await self._turns.acquire()
+        loop = asyncio.get_running_loop()
+        asked: asyncio.Future[tuple[UnderlayAddress, ...]] = loop.create_future()
 
-async def _resolve(location: HostPort) -> tuple[UnderlayAddress, ...]:
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(location.host, location.port, type=socket.SOCK_DGRAM)
+        def tell(found: tuple[UnderlayAddress, ...], problem: OSError | None) -> None:
+            # Not before: a question that nobody waits for any more still has its thread.
+            self._turns.release()
+            if asked.done():
+                return
+            if problem is None:
+                asked.set_result(found)
+            else:
+                asked.set_exception(problem)
+
+        def ask() -> None:
+            found: tuple[UnderlayAddress, ...] = ()
+            problem: OSError | None = None
+            try:
+                found = _look_up(location)
+            except OSError as refusal:
+                problem = refusal
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(tell, found, problem)
+
+        # Not the loop's executor: at its end it waits for every thread, and the system's resolver
+        # takes tens of seconds to give up name servers that do not answer.
+        threading.Thread(target=ask, name=f"resolve {location.host}", daemon=True).start()
+        return await asked
+
+
+def _look_up(location: HostPort) -> tuple[UnderlayAddress, ...]:
+    infos = socket.getaddrinfo(location.host, location.port, type=socket.SOCK_DGRAM)
     return tuple(UnderlayAddress.of_socket((str(name[0]), int(name[1]))) for *_, name in infos)

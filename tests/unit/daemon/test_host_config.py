@@ -11,8 +11,8 @@ from quicether.config.values import HostPort
 from quicether.daemon.host_config import host_config
 from quicether.host.underlay import Underlay
 from quicether.model import UnderlayAddress
-from quicether.overlay import underlay_names
 from quicether.overlay.gateways import Forwarding
+from quicether.overlay.underlay_names import UnderlayNames
 from support.fake_endpoint import FakeUnderlay
 from support.mesh_nodes import Node
 from support.virtual_time import passes, play
@@ -83,7 +83,7 @@ def test_a_peer_that_is_lost_for_a_moment_is_not_cut_off_for_good() -> None:
 def test_what_the_settings_name_stays_reachable_by_its_addresses(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    async def resolve(location: HostPort) -> tuple[UnderlayAddress, ...]:
+    async def resolve(_: UnderlayNames, location: HostPort) -> tuple[UnderlayAddress, ...]:
         return (UnderlayAddress("192.0.2.1", location.port),)
 
     async def scene() -> None:
@@ -94,7 +94,7 @@ def test_what_the_settings_name_stays_reachable_by_its_addresses(
         await passes(lambda: laptop.hop("192.0.2.5"), 5)
         settings = Settings.from_options({option: "home.example:9000"})
         assert str(AROUND) in of(laptop, settings)[0]
-        monkeypatch.setattr(underlay_names, "_resolve", resolve)
+        monkeypatch.setattr(UnderlayNames, "_resolve", resolve)
         await laptop.mesh.dialer.names.learn([HostPort("home.example", 9000)])
         assert str(AROUND) not in of(laptop, settings)[0]
         for node in (other, laptop):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 
 import pytest
 
@@ -11,7 +13,7 @@ from quicether.config.values import HostPort
 from quicether.errors import HostError
 from quicether.model import UnderlayAddress
 from quicether.overlay import underlay_names
-from quicether.overlay.underlay_names import UnderlayNames
+from quicether.overlay.underlay_names import MAX_QUESTIONS, UnderlayNames
 
 HOME = HostPort("home.example.org", 9000)
 
@@ -21,7 +23,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the host's resolver knows: name → address."""
     known: dict[str, str] = {}
 
-    def getaddrinfo(host: str, port: int, *_: object) -> list[tuple[object, ...]]:
+    def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         if host not in known:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (known[host], port))]
@@ -74,3 +76,37 @@ def test_what_is_remembered_is_bounded(
             await names.addresses(places[0])
 
     asyncio.run(scenario())
+
+
+def test_a_resolver_that_does_not_answer_holds_neither_the_end_nor_more_than_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The service took as long to stop as the system's resolver to give up its name servers."""
+    release, asked = threading.Event(), []
+
+    def getaddrinfo(host: str, _port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        release.wait(60)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def scenario() -> None:
+        names = UnderlayNames()
+        wanted = [HostPort(f"n{n}.example.org", 9000) for n in range(MAX_QUESTIONS + 5)]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await asyncio.gather(*map(names.addresses, wanted))
+        assert len(asked) == MAX_QUESTIONS
+        # An address needs no resolver, and so no turn.
+        literal = UnderlayAddress("192.0.2.1", 9000)
+        assert await names.addresses(HostPort("192.0.2.1", 9000)) == (literal,)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    start = time.monotonic()
+    try:
+        asyncio.run(scenario())
+        assert time.monotonic() - start < 5
+    finally:
+        release.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("resolve "):
+                thread.join(10)
