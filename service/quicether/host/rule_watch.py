@@ -1,6 +1,6 @@
 """Notices when somebody takes policy routing rules of ours away.
 
-systemd-networkd removes rules that it did not make whenever it starts and configures a link
+systemd-networkd removes rules that it did not make whenever it configures a link anew
 (ManageForeignRoutingPolicyRules=, on by default). Without its rules a full tunnel leaks.
 """
 
