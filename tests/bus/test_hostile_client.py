@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,15 @@ from dbus_next.constants import MessageType
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, Variant
 
-from quicether.bus.contract import BUS_NAME, MANAGER_INTERFACE, ROOT_PATH, tunnel_path
-from quicether.bus.dispatch import MAX_CALLS_OF_SENDER
+from quicether.bus.connection import BusConnection
+from quicether.bus.contract import (
+    BUS_NAME,
+    MANAGER_INTERFACE,
+    ROOT_PATH,
+    TUNNEL_INTERFACE,
+    tunnel_path,
+)
+from quicether.bus.dispatch import MAX_CALLS_OF_SENDER, MAX_CALLS_OF_USER
 from quicether.bus.guard import MAX_BODY
 from quicether.bus.service import BusService
 from support.bus_client import PROPERTIES, BusClient, Refused, client
@@ -38,8 +45,11 @@ DEADLINE = 30.0
 class Bench:
     """A service with a tunnel of many peers, an ordinary client and the address for others."""
 
-    def __init__(self, address: str, controller: FakeController, ordinary: BusClient) -> None:
+    def __init__(
+        self, address: str, service: BusService, controller: FakeController, ordinary: BusClient
+    ) -> None:
         self.address = address
+        self.service = service
         self.controller = controller
         self.ordinary = ordinary
         self.longest_turn = 0.0
@@ -67,7 +77,7 @@ async def bench(address: str) -> AsyncIterator[Bench]:
         service = BusService(controller, "1.2.3", address=address)
         await service.open()
         controller.grow("home", 256)
-        it = Bench(address, controller, ordinary)
+        it = Bench(address, service, controller, ordinary)
         measuring = asyncio.ensure_future(it.measure())
         try:
             yield it
@@ -94,6 +104,19 @@ def get_peers(bus: MessageBus) -> Message:
         "Get",
         signature="ss",
         body=["org.quicether1.Tunnel", "Peers"],
+        serial=bus.next_serial(),
+    )
+
+
+def slow_ping(bus: MessageBus) -> Message:
+    """A call that is answered when the controller's tunnel lets it."""
+    return Message(
+        BUS_NAME,
+        tunnel_path("home"),
+        TUNNEL_INTERFACE,
+        "Ping",
+        signature="s",
+        body=["slow"],
         serial=bus.next_serial(),
     )
 
@@ -173,6 +196,41 @@ def test_others_are_answered_while_a_client_floods() -> None:
             assert not flooding.done()
             over = True
             assert await flooding >= 1
+
+    run(test)
+
+
+def test_one_user_with_many_connections_keeps_nobody_else_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Eight connections with 32 slow calls each were all that the service worked on at once."""
+
+    async def test(it: Bench) -> None:
+        mine = it.ordinary.bus.unique_name
+
+        async def user_of(_: BusConnection, name: str) -> int:
+            return 0 if name == mine else 1000
+
+        monkeypatch.setattr(BusConnection, "user_of", user_of)
+        async with AsyncExitStack() as stack:
+            connections = [
+                await stack.enter_async_context(connection(it.address)) for _ in range(10)
+            ]
+            floods = [
+                asyncio.ensure_future(
+                    answers(each, *(slow_ping(each) for _ in range(MAX_CALLS_OF_SENDER)))
+                )
+                for each in connections
+            ]
+            everything = len(connections) * MAX_CALLS_OF_SENDER
+            async with asyncio.timeout(DEADLINE):
+                while it.service._dispatcher.refused < everything - MAX_CALLS_OF_USER:
+                    await it.still_works()
+            it.controller.tunnels["home"].ping_gate.set()
+            found = [answer for flood in floods for answer in await flood]
+        refused = [each for each in found if each.error_name == f"{ERROR}LimitsExceeded"]
+        assert len(found) - len(refused) == MAX_CALLS_OF_USER
+        await it.still_works()
 
     run(test)
 

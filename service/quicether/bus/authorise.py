@@ -11,7 +11,6 @@ from dbus_next.signature import Variant
 
 from quicether.bus.connection import BusConnection, RemoteError
 from quicether.bus.contract import Action
-from quicether.bus.guard import BUS_DRIVER
 from quicether.errors import HostError, QuicEtherError
 
 log = logging.getLogger(__name__)
@@ -115,14 +114,7 @@ class PolkitAuthority:
             self._said_absent = True
             log.warning("polkit is not running: only root may use the service")
         try:
-            (uid,) = await self._connection.call(
-                BUS_DRIVER,
-                "/org/freedesktop/DBus",
-                BUS_DRIVER,
-                "GetConnectionUnixUser",
-                "s",
-                [sender],
-            )
+            uid = await self._connection.user_of(sender)
         except RemoteError as error:
             raise NotAuthorizedError(f"the caller cannot be told: {error}") from None
         if uid != 0:

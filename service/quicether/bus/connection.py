@@ -226,6 +226,13 @@ class BusConnection:
             raise RemoteError(str(reply.error_name), text)
         return list(reply.body)
 
+    async def user_of(self, name: str) -> int:
+        """Return the number of the user whose connection has a unique name. Raises HostError."""
+        (uid,) = await self.call(
+            BUS_DRIVER, "/org/freedesktop/DBus", BUS_DRIVER, "GetConnectionUnixUser", "s", [name]
+        )
+        return int(uid)
+
     def post(
         self,
         destination: str,

@@ -1,8 +1,8 @@
 """Method calls → authorised, checked, bounded work → answers.
 
 Everything that a client sends passes here: how much of it may wait at once is bounded for each
-sender and in all, polkit is asked before arguments are looked at, and whatever goes wrong becomes
-an error with a name of ours and a sentence.
+sender, each user and in all, polkit is asked before arguments are looked at, and whatever goes
+wrong becomes an error with a name of ours and a sentence.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 MAX_CALLS: Final = 256
 """Most calls that are worked on at once, of all callers together."""
 MAX_CALLS_OF_SENDER: Final = 32
+MAX_CALLS_OF_USER: Final = 64
+"""Of all connections of one user together, so that none of them keeps the others out."""
 MAX_SENTENCE: Final = 2000
 """Longest error text, in characters."""
 _STANDARD_ERROR: Final = "org.freedesktop.DBus.Error."
@@ -101,6 +103,8 @@ class Dispatcher:
         self._running: dict[asyncio.Task[None], str] = {}
         self._committed: set[asyncio.Task[None]] = set()
         self._of_sender: Counter[str] = Counter()
+        self._users: dict[str, asyncio.Task[int]] = {}
+        self._of_user: Counter[int] = Counter()
         self._turn = asyncio.Lock()
         self._turn_of_sender: dict[str, asyncio.Lock] = {}
         self.refused = 0
@@ -110,9 +114,8 @@ class Dispatcher:
         """Take a call. Its answer is sent when the work is done."""
         sender = str(call.sender)
         if self._of_sender[sender] >= MAX_CALLS_OF_SENDER or len(self._running) >= MAX_CALLS:
-            self.refused += 1
-            text = "too many calls at once; wait for the answers to the earlier ones"
-            self._connection.reply_error(call, f"{_STANDARD_ERROR}LimitsExceeded", text)
+            error = self._too_many()
+            self._connection.reply_error(call, error.name, str(error))
             return
         task = asyncio.get_running_loop().create_task(self._answer(call))
         self._running[task] = sender
@@ -126,6 +129,21 @@ class Dispatcher:
         if not self._of_sender[sender]:
             del self._of_sender[sender]
             self._turn_of_sender.pop(sender, None)
+            if (asking := self._users.pop(sender, None)) is not None:
+                asking.cancel()
+
+    def _too_many(self) -> StandardError:
+        self.refused += 1
+        text = "too many calls at once; wait for the answers to the earlier ones"
+        return StandardError("LimitsExceeded", text)
+
+    async def _user_of(self, sender: str) -> int:
+        """Return the number of the user behind a sender. Raises HostError: it is gone."""
+        if sender not in self._users:
+            asked = self._connection.user_of(sender)
+            self._users[sender] = asyncio.get_running_loop().create_task(asked)
+        # Shielded, because other calls of the sender wait for it, too.
+        return await asyncio.shield(self._users[sender])
 
     def vanished(self, name: str) -> None:
         """Cancel the questions of a caller that left the bus; what changes things goes on."""
@@ -143,7 +161,15 @@ class Dispatcher:
 
     async def _answer(self, call: Call) -> None:
         try:
-            signature, body = await self._work(call)
+            user = await self._user_of(str(call.sender))
+            if self._of_user[user] >= MAX_CALLS_OF_USER:
+                raise self._too_many()
+            self._of_user[user] += 1
+            try:
+                signature, body = await self._work(call)
+            finally:
+                self._of_user[user] -= 1
+                self._of_user += Counter()  # drops what is zero
             self._connection.reply(call, signature, body)
         except Exception as error:  # noqa: BLE001  a caller gets a sentence, never a traceback
             name, text = describe(error)
