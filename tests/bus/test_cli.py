@@ -86,6 +86,24 @@ def test_up_and_down(bus: PrivateBus, capsys: pytest.CaptureFixture[str]) -> Non
         assert run(capsys, "down", "home") == (1, "", "quicether: tunnel home is not up\n")
 
 
+def test_up_returns_when_packets_can_flow(
+    bus: PrivateBus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So does the unit of a network with it, whose start is what others wait for."""
+    with service(bus, "--ready-after=0.5"):
+        assert run(capsys, "up", "home") == (0, "tunnel home is up\n", "")
+        assert json.loads(run(capsys, "status", "--json")[1])["tunnels"][0]["ready"]
+
+
+def test_up_does_not_wait_for_ever_for_packets_to_flow(
+    bus: PrivateBus, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quicether.cli.client.READY_PATIENCE", 0.2)
+    with service(bus, "--ready-after=60"):
+        assert run(capsys, "up", "home") == (0, "tunnel home is up\n", "")
+        assert not json.loads(run(capsys, "status", "--json")[1])["tunnels"][0]["ready"]
+
+
 def test_start_takes_files_variables_and_flags_in_this_order(
     bus: PrivateBus,
     capsys: pytest.CaptureFixture[str],

@@ -77,6 +77,11 @@ def test_the_service_is_no_root_process_and_holds_one_capability(up: WholeHost) 
     assert status["NoNewPrivs"].strip() == "1"
 
 
+def test_a_unit_has_started_when_packets_can_flow(up: WholeHost) -> None:
+    up.run(["systemctl", "restart", INSTANCE])
+    assert is_up(up)
+
+
 def test_the_service_is_started_by_the_first_call(host: WholeHost) -> None:
     assert state(host, SERVICE) == "inactive"
     assert host.run(["quicether", "status"], check=False).returncode == 3
@@ -91,6 +96,24 @@ def test_a_killed_service_comes_back_with_its_tunnel(up: WholeHost) -> None:
     up.wait_until(lambda: not is_up(up), 5, "the tunnel to be gone")
     up.wait_until(lambda: is_up(up), 5, "the tunnel to be back")
     assert state(up, INSTANCE) == "active"
+
+
+def test_a_service_that_hangs_is_restarted_with_its_tunnel(up: WholeHost) -> None:
+    folder = up.root / f"run/systemd/system/{SERVICE}.d"
+    folder.mkdir(parents=True)
+    (folder / "watchdog.conf").write_text("[Service]\nWatchdogSec=2\n")
+    try:
+        up.run(["systemctl", "daemon-reload"])
+        up.run(["systemctl", "restart", SERVICE])
+        up.wait_until(lambda: is_up(up), 10, "the tunnel")
+        before = main_pid(up)
+        up.run(["kill", "-STOP", str(before)])
+        up.wait_until(lambda: main_pid(up) not in (0, before), 15, "systemd to start it again")
+        up.wait_until(lambda: is_up(up), 10, "the tunnel to be back")
+        assert "Watchdog timeout" in up.run(["journalctl", "-u", SERVICE, "--no-pager"]).stdout
+    finally:
+        shutil.rmtree(folder)
+        up.run(["systemctl", "daemon-reload"])
 
 
 def test_stopping_is_quick_and_leaves_nothing(up: WholeHost) -> None:

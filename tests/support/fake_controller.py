@@ -1,8 +1,8 @@
 """A fake of the daemon behind the D-Bus API: tunnels that are only values.
 
-As a program (`python -m support.fake_controller ADDRESS [--refusing]
-[--peers=N] [TUNNEL …]`) it serves the
-real `BusService` on a bus, with a fake authority in polkit's place.
+As a program (`python -m support.fake_controller ADDRESS [--refusing] [--peers=N]
+[--ready-after=SECONDS] [TUNNEL …]`) it serves the real `BusService` on a bus, with a fake authority
+in polkit's place.
 """
 
 from __future__ import annotations
@@ -165,12 +165,14 @@ def _drops() -> Any:
 class FakeController:
     """Brings fake tunnels up.
 
+    ready_after: seconds from `up` until packets flow.
     gate: `up` waits for it. stored: names that `up` takes without options. calls: in order.
     """
 
     def __init__(self, *tunnels: str) -> None:
         self.tunnels: dict[str, FakeTunnel] = {name: FakeTunnel(name) for name in tunnels}
         self.failures: dict[str, str] = {}
+        self.ready_after = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
         self.calls: list[tuple[str, str]] = []
@@ -234,10 +236,18 @@ class FakeController:
             self.failures[name] = str(error)
             self.change()
             raise
-        self.tunnels[name] = FakeTunnel(name, link=request.owner or LinkOwnerName.NETLINK)
+        tunnel = FakeTunnel(name, link=request.owner or LinkOwnerName.NETLINK)
+        self.tunnels[name] = tunnel
+        if self.ready_after:
+            tunnel.ready = False
+            asyncio.get_running_loop().call_later(self.ready_after, self._become_ready, tunnel)
         self.failures.pop(name, None)
         self.change()
         return self.tunnels[name]
+
+    def _become_ready(self, tunnel: FakeTunnel) -> None:
+        tunnel.ready = True
+        self.change()
 
     async def down(self, name: str) -> None:
         self.calls.append(("down", name))
@@ -279,6 +289,8 @@ async def _main() -> None:
         if word.startswith("--peers="):
             for name in tunnels:
                 controller.grow(name, int(word.removeprefix("--peers=")))
+        if word.startswith("--ready-after="):
+            controller.ready_after = float(word.removeprefix("--ready-after="))
     authority = FakeAuthority(refusing="--refusing" in words)
     service = BusService(controller, "1.2.3", authority=authority, address=address)
     await service.open()

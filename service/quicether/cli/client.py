@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -26,6 +27,8 @@ QUESTION_TIMEOUT: Final = 30.0
 """Seconds that the service has to answer a question."""
 ACTION_TIMEOUT: Final = 150.0
 """Seconds for what changes something, a prompt for a password included."""
+READY_PATIENCE: Final = 5.0
+"""Seconds that a tunnel has to be ready; it gives peers that do not answer half of that."""
 MAX_LISTED: Final = 100_000
 """Most peers or routes that are fetched; a service that gives more is not believed."""
 
@@ -48,8 +51,35 @@ class Daemon:
         self._connection = connection
 
     def up(self, tunnel: str, options: dict[str, str], how: dict[str, tuple[str, Any]]) -> None:
-        """Bring a tunnel up; the service is started where it does not run. Raises HostError."""
-        self._act("Up", "sa{ss}a{sv}", (tunnel, options, how), start=True)
+        """Bring a tunnel up and return when packets can flow, or have had READY_PATIENCE to.
+
+        The service is started where it does not run. Raises HostError.
+        """
+        (path,) = self._act("Up", "sa{ss}a{sv}", (tunnel, options, how), start=True)
+        self._await_ready(path)
+
+    def _await_ready(self, path: str) -> None:
+        from jeepney import MatchRule, message_bus
+        from jeepney.io.blocking import Proxy
+
+        rule = MatchRule(
+            type="signal",
+            sender=BUS_NAME,
+            interface="org.freedesktop.DBus.Properties",
+            member="PropertiesChanged",
+            path=path,
+        )
+        end = time.monotonic() + READY_PATIENCE
+        # The filter looks at who sent a signal by unique name, which the rule does not know.
+        heard = MatchRule(type="signal", member="PropertiesChanged", path=path)
+        with self._connection.filter(heard) as news:
+            Proxy(message_bus, self._connection).AddMatch(rule)
+            while not self._get_all(path, TUNNEL_INTERFACE)["Ready"][1]:
+                try:
+                    left = max(end - time.monotonic(), 0)
+                    self._connection.recv_until_filtered(news, timeout=left)
+                except TimeoutError:
+                    return
 
     def down(self, tunnel: str) -> None:
         """Take a tunnel down."""
