@@ -209,6 +209,9 @@ def test_full_tunnel_takes_all_but_marked_and_local_packets(host: LightHost) -> 
             assert way("198.51.100.1", "mark", "0x51") == uplink
             assert way("2001:db8:9::1", "mark", "0x51") == uplink
             assert way("192.0.2.77") == uplink
+            await owner.apply(replace(CONFIG, full_tunnel=replace(full, lan_access=False)))
+            assert way("192.0.2.77") == way("2001:db8::77") == "quicether0"
+            assert way("192.0.2.77", "mark", "0x51") == uplink
             await owner.apply(CONFIG)
             assert way("198.51.100.1") == uplink
             assert rules(host) == []

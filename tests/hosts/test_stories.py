@@ -27,6 +27,20 @@ def lan(stack: ExitStack, router: Host, gateway: str, address: str) -> LightHost
     return host
 
 
+def lan_with_a_router(stack: ExitStack, node: Host, prefix: str) -> tuple[LightHost, Router]:
+    """A LAN /16: a node at .0.1, the LAN's own router at .0.254, and a host that knows only that.
+
+    prefix: the first two numbers.
+    """
+    switch = stack.enter_context(Switch(f"lan-{prefix.replace('.', '-')}"))
+    router = stack.enter_context(Router(f"router-{prefix.replace('.', '-')}"))
+    host = stack.enter_context(LightHost(f"at-{prefix.replace('.', '-')}"))
+    node.configure_link(switch.plug(node).ifname, [f"{prefix}.0.1/16"])
+    router.configure_link(switch.plug(router).ifname, [f"{prefix}.0.254/16"])
+    host.configure_link(switch.plug(host).ifname, [f"{prefix}.0.50/16"], gateway=f"{prefix}.0.254")
+    return host, router
+
+
 def reaches(host: Host, address: str, *options: str) -> None:
     """Wait until a host pings an address."""
 
@@ -67,17 +81,29 @@ def test_a_laptop_reaches_the_server_at_home(stack: ExitStack, tmp_path: Path) -
         "home",
     )
     assert at_home.lookup("192.168.1.10")["next_hop"] == "local"
+    # Whoever places routes by hand types the route himself.
+    laptop.down()
+    laptop.up({"peers": "home@198.51.100.1", "routes": "none"})
+    laptop.wait_for_peer("home")
+    assert "192.168.1.0/24" not in cafe.run(["ip", "route"]).stdout
+    cafe.run(["ip", "route", "add", "192.168.1.0/24", "dev", "quicether0"])
+    reaches(cafe, "192.168.1.10")
 
 
 def test_two_sites_and_the_more_special_prefix_of_a_third(stack: ExitStack, tmp_path: Path) -> None:
-    """HQ 10.0.0.0/16 and factory 10.1.0.0/16; then 10.0.0.0/8 to HQ, 10.1.1.0/24 to the lab."""
+    """HQ 10.0.0.0/16 and factory 10.1.0.0/16; then 10.0.0.0/8 to HQ, 10.1.1.0/24 to the lab.
+
+    HQ's LAN has a router of its own, which is told two routes; the others' nodes are the routers.
+    """
     enter = stack.enter_context
     hq, factory, third = enter(Router("hq")), enter(Router("factory")), enter(Router("lab"))
     internet = enter(Switch("internet"))
     for number, router in enumerate((hq, factory, third), 1):
         port = internet.plug(router)
         router.configure_link(port.ifname, [f"198.51.100.{number}/24"])
-    at_hq = lan(stack, hq, "10.0.0.1/16", "10.0.0.50/16")
+    at_hq, router = lan_with_a_router(stack, hq, "10.0")
+    router.run(["ip", "route", "add", "10.1.0.0/16", "via", "10.0.0.1"])
+    router.run(["ip", "route", "add", "100.64.0.0/10", "via", "10.0.0.1"])
     at_factory = lan(stack, factory, "10.1.0.1/16", "10.1.0.50/16")
     at_lab = lan(stack, third, "10.9.1.1/24", "10.9.1.42/24")
     # HQ stands for all of 10/8, so it has something outside of its own LAN too.
@@ -99,6 +125,8 @@ def test_two_sites_and_the_more_special_prefix_of_a_third(stack: ExitStack, tmp_
     nodes[1].wait_for_route("10.0.0.0/16")
     reaches(at_hq, "10.1.0.50")
     reaches(at_factory, "10.0.0.50")
+    # From the node itself: with its overlay address.
+    reaches(factory, "10.0.0.50", "-I", nodes[1].address())
     assert "ttl=62" in at_hq.run(["ping", "-c", "1", "10.1.0.50"]).stdout
     for address, owner in (("10.0.3.3", "hq"), ("10.9.0.7", "hq"), ("10.9.1.42", "lab")):
         assert nodes[1].lookup(address)["node_name"] == owner

@@ -75,6 +75,12 @@ def test_full_tunnel_with_a_known_port_leaves_it_outside() -> None:
     assert orphans(state.rules, ()).rules == state.rules
 
 
+def test_local_networks_go_through_the_tunnel_too_where_they_are_asked_to() -> None:
+    full = replace(FULL, lan_access=False)
+    state = wanted(replace(CONFIG, full_tunnel=full), addressing=True, ipv6=True).state
+    assert {rule.priority for rule in state.rules} == {5202}
+
+
 def test_what_our_own_user_asks_stays_outside_a_full_tunnel() -> None:
     full = replace(FULL, port=9000, uid=997)
     state = wanted(replace(CONFIG, full_tunnel=full), addressing=True, ipv6=True).state
