@@ -88,10 +88,13 @@ class RotatingFile:
         self.open()
         if self._written and self._written + len(line) > self._size:
             self._rotate()
-        # A line that a full disk cut off must not swallow the one after it.
+        descriptor = self.open()
+        # A line that a crash cut off must not swallow the one after it.
         text = b"\n" + line if self._is_torn else line
-        done = os.write(self.open(), text)
+        done = os.write(descriptor, text)
         if done < len(text):
+            # The disk is full. Who reads the trail is to find whole lines alone.
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - done)
             raise OSError(f"only {done} of {len(text)} bytes were written")
         self._written += done
         self._is_torn = False
