@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from support.cables import Cable, Switch
-from support.commands import wait_until
+from support.commands import run_command, wait_until
 from support.hosts import Host, LightHost, Router
 from support.node import Network, Node, OrderError, up
 from support.stream import Stream
@@ -26,28 +26,34 @@ from support.stream import Stream
 LAN, SERVER = "10.1.0.0/16", "10.1.0.50"
 ALLOW = {"id": "all", "action": "allow", "subject": "*", "object": "*"}
 
+SMALL_DISK = "64k"
 _REFUSED = """
 import errno, socket, sys
-try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).close()
-except OSError as error:
-    print(errno.errorcode.get(error.errno, str(error)))
-else:
-    print("connected")
+for port in sys.argv[2:]:
+    try:
+        socket.create_connection((sys.argv[1], int(port)), 5).close()
+    except OSError as error:
+        print(errno.errorcode.get(error.errno, str(error)))
+    else:
+        print("connected")
 """
 
 
-def connect(host: Host, address: str, port: int) -> str:
-    """What a TCP connection comes to: `connected`, or the name of the error."""
-    command = ["/usr/bin/python3", "-c", _REFUSED, address, str(port)]
+def connect(host: Host, address: str, *ports: int) -> str:
+    """What TCP connections come to, a line each: `connected`, or the name of the error."""
+    command = ["/usr/bin/python3", "-c", _REFUSED, address, *map(str, ports)]
     return host.run(command).stdout.strip()
 
 
 @dataclass
 class Lab:
-    """The hosts; folder holds each node's policy and audit trail under its name."""
+    """The hosts; folder holds each node's policy and audit trail under its name.
+
+    disk: a small file system for the trail of `far` alone.
+    """
 
     folder: Path
+    disk: Path
     nodes: dict[str, Node]
     server: LightHost
 
@@ -62,9 +68,13 @@ class Lab:
 
     def audit(self, node: str, **fields: object) -> list[dict[str, Any]]:
         """A node's audit records with these fields, `event` among them."""
-        lines = (self.folder / f"{node}.audit").read_text().splitlines()
+        lines = self.trail(node).read_text().splitlines()
         records = map(json.loads, lines)
         return [r for r in records if all(r.get(key) == value for key, value in fields.items())]
+
+    def trail(self, node: str) -> Path:
+        """Where a node writes its audit trail."""
+        return (self.disk if node == "far" else self.folder) / f"{node}.audit"
 
     def wait_for_audit(self, node: str, **fields: object) -> list[dict[str, Any]]:
         """Wait until there are such records, and return them."""
@@ -81,6 +91,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("policy")
     with ExitStack() as stack:
         enter = stack.enter_context
+        disk = folder / "disk"
+        disk.mkdir()
+        run_command(["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(disk)])
+        stack.callback(run_command, ["umount", "--lazy", str(disk)])
         network = Network(folder)
         office, server = enter(Router("office")), enter(LightHost("server"))
         laptop, rogue, hub, far = (
@@ -104,7 +118,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             "rogue": network.node(rogue),
             "far": network.node(far),
         }
-        found = Lab(folder, nodes, server)
+        found = Lab(folder, disk, nodes, server)
         more = {
             "hub": {"role": "gateway", "forward-nodes": "*"},
             "office": {"peers": "hub@192.0.2.1", "advertise-subnets": LAN},
@@ -116,7 +130,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             found.write(name, _toml(ALLOW))
             more[name] |= {
                 "policy-file": str(folder / f"{name}.toml"),
-                "audit-log": str(folder / f"{name}.audit"),
+                "audit-log": str(found.trail(name)),
             }
         up(*((node, more[name]) for name, node in nodes.items()))
         for name in ("laptop", "rogue"):
@@ -158,6 +172,60 @@ def test_what_is_denied_where_it_leaves_or_arrives(lab: Lab, where: str) -> None
     assert record["dest_name"] == "office"
     verdict = lab.nodes[where].policy("laptop", SERVER, "tcp", 22)
     assert (verdict["allowed"], verdict["rule"]) == (False, "no-ssh")
+
+
+@pytest.mark.parametrize("where", ["laptop", "office"])
+def test_a_flood_of_denied_packets_is_prohibited_and_makes_one_record_and_its_count(
+    lab: Lab, where: str
+) -> None:
+    """EHOSTUNREACH is what a missing host gives too; ping says which ICMP error it got."""
+    laptop, office = lab.nodes["laptop"], lab.nodes["office"]
+    no_ping = {
+        "id": "no-ping",
+        "action": "deny",
+        "subject": "laptop",
+        "object": "office",
+        "protocols": ["icmp"],
+    }
+    lab.rule(where, no_ping, ALLOW)
+    # Type 3 code 13, and ICMPv6 type 1 code 1.
+    for address, words in (
+        (SERVER, "Packet filtered"),
+        (office.address(6), "Administratively prohibited"),
+    ):
+        ping = ["ping", "-c", "20", "-i", "0.01", "-W", "1", address]
+        said = laptop.host.run(ping, check=False).stdout
+        assert said.count(words) >= 15, said
+        assert "100% packet loss" in said
+    wait_until(lambda: lab.audit(where, event="denied", dest_ip=office.address(6)), 5, "a record")
+    for address in (SERVER, office.address(6)):
+        (record,) = lab.audit(where, event="denied", dest_ip=address, rule_id="no-ping")
+        assert "left_out" not in record
+    lab.rule(where, ALLOW)
+    for address in (SERVER, office.address(6)):
+        lab.wait_for_audit(where, event="denied", dest_ip=address, rule_id="no-ping", left_out=19)
+
+
+def test_a_full_disk_stops_no_packet_and_the_trail_says_what_it_misses(lab: Lab) -> None:
+    laptop, far = lab.nodes["laptop"].host, lab.nodes["far"].address()
+    ports = range(1, 101)
+    denied = {"id": "low", "action": "deny", "subject": "*", "object": "far", "ports": "1-200"}
+    lab.rule("far", denied, ALLOW)
+    lab.wait_for_audit("far", event="policy-loaded")
+    filler = lab.disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+    assert connect(laptop, far, *ports).split() == ["EHOSTUNREACH"] * len(ports)
+    ping = ["ping", "-c", "20", "-i", "0.01", "-W", "1", far]
+    assert " 0% packet loss" in laptop.run(ping).stdout
+    kept = len(lab.audit("far", event="denied", rule_id="low"))
+    assert kept < len(ports)
+    filler.unlink()
+    assert connect(laptop, far, 200) == "EHOSTUNREACH"
+    lab.wait_for_audit("far", event="denied", dest_port=200)
+    missed = sum(record["left_out"] for record in lab.audit("far", event="left-out"))
+    assert kept + missed >= len(ports)
 
 
 def test_what_is_denied_where_it_is_forwarded(lab: Lab) -> None:
