@@ -165,6 +165,8 @@ class Tunnel:
         self.state = TunnelState.RUNNING
         self._tasks.keep(self._follow())
         self._tasks.keep(self._discovery.run())
+        if self._membership is not None:
+            self._tasks.keep(self._membership.run())
         self._tasks.start(self._settle())
         self._tasks.keep(self._keep_house())
 
@@ -333,12 +335,9 @@ class Tunnel:
 
     def _desired(self) -> HostConfig:
         """Return what the OS is to have now, and note what was refused."""
-        member, mesh, underlay = self._identity.member, self._mesh, self._underlay
-        found = self._naming.into(
-            host_config(
-                self.settings, member, mesh, underlay, self._mtu(), self.listen_port, self._guard
-            )
-        )
+        known = (self.settings, self._identity.member, self._mesh, self._underlay)
+        wanted = host_config(*known, self._mtu(), self.listen_port, self._guard)
+        found = self._naming.into(wanted)
         self._mesh.outside.route(found.config.prefixes)
         offers, published = self._mesh.offers.refusals, self._discovery.refusals
         self._refused = (*found.refusals, *offers, *published)

@@ -6,7 +6,6 @@ writes what belongs to them on disk.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -64,23 +63,22 @@ class Membership:
             now=lambda: datetime.now(UTC),
         )
         self._gate = None if registrar is None else Gate(registrar, counters, clock)
-        self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to answer, to compare lists with peers and to look at the certificate's end."""
+        """Begin to answer, and to compare lists with peers."""
         self._mesh.follow(self._connected)
         self._mesh.answer_with(RpcKind.REVOCATION, self._revocations)
         if self._gate is not None:
             self._mesh.capabilities |= {CAPABILITY}
             self._mesh.answer_with(RpcKind.AUTHORITY, self._gate)
             self._endpoint.accept_enrolment(self._gate)
-        self._running = asyncio.get_running_loop().create_task(self._renewal.run())
+
+    async def run(self) -> None:
+        """Look at the certificate's end as long as the tunnel is up, until cancelled."""
+        await self._renewal.run()
 
     async def close(self) -> None:
         """Stop. Idempotent."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
         await self._revocations.close()
 
     async def reload(self) -> None:

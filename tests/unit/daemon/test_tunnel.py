@@ -25,9 +25,11 @@ from quicether.identity.authority import Authority
 from quicether.identity.store import NetworkStore
 from quicether.journal import LEVELS
 from quicether.model import DropReason
+from quicether.overlay import discovery
 from quicether.overlay.discovery import Discovery
 from quicether.overlay.membership import Membership
 from quicether.overlay.mesh import Mesh
+from quicether.overlay.renewal import Renewal
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 from quicether.transport.endpoint import ALPN
 from quicether.transport.engine import Engine
@@ -219,16 +221,20 @@ def test_each_step_of_the_end_is_taken_whatever_became_of_the_others(
     run(main)
 
 
+@pytest.mark.parametrize(
+    "work", [(Guard, "expire"), (Discovery, "_keep_house"), (Renewal, "run")], ids=named
+)
 def test_a_fault_while_the_tunnel_runs_takes_it_down_and_is_its_failure(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, work: tuple[Any, str]
 ) -> None:
-    """The task that follows the overlay ended unseen, and the tunnel was shown as running."""
+    """What worked in the background ended unseen, and the tunnel was shown as running."""
 
     async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
         gone = asyncio.Event()
         tunnels.subscribe(lambda: tunnels.tunnels or gone.set())
-        monkeypatch.setattr(tunnel, "HOUSEKEEPING", 0.0)
-        fail(monkeypatch, (Guard, "expire"), KeyError("no"), late=False)
+        for module in (tunnel, discovery):
+            monkeypatch.setattr(module, "HOUSEKEEPING", 0.0)
+        fail(monkeypatch, work, KeyError("no"), late=False)
         await up(tunnels, port)
         async with asyncio.timeout(5):
             await gone.wait()

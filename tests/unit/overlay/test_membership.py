@@ -121,9 +121,12 @@ class Node:
             clock=clock,
         )
         self.membership.start()
+        self.renewing = asyncio.create_task(self.membership.run())
         return self
 
     async def stop(self) -> None:
+        self.renewing.cancel()
+        await asyncio.gather(self.renewing, return_exceptions=True)
         await self.membership.close()
         await self.mesh.close()
         await self.endpoint.close()
