@@ -249,6 +249,18 @@ def test_answers_need_no_rule_and_the_way_back_is_denied(lab: Lab) -> None:
     assert lab.wait_for_audit("laptop", event="denied", rule_id="default")
 
 
+def test_a_prefix_that_the_policy_lets_nothing_pass_to_is_no_route_and_said(lab: Lab) -> None:
+    laptop = lab.nodes["laptop"]
+    only = {"id": "far", "action": "allow", "subject": "laptop", "object": "far"}
+    lab.rule("laptop", only)
+    laptop.wait_for_route(LAN, 5, gone=True)
+    useless = f"prefix {LAN}: the policy lets nothing pass between it and this node"
+    assert useless in laptop.status()["refusals"]
+    lab.rule("laptop", {**ALLOW, "object": SERVER, "protocols": ["udp"]})
+    laptop.wait_for_route(LAN, 5)
+    assert useless not in laptop.status()["refusals"]
+
+
 def test_a_reload_keeps_the_flows_that_stay_allowed_and_a_bad_file_changes_nothing(
     lab: Lab,
 ) -> None:
