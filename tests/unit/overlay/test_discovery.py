@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from quicether.config.values import HostPort
 from quicether.model import NextHop
 from quicether.overlay.discovery import LINGER, LOCATE_AGAIN, MAX_RIVALS
 from quicether.overlay.findings import ASKED_FOR
@@ -275,6 +276,29 @@ def test_of_many_dead_owners_of_a_prefix_few_are_looked_for_at_a_time() -> None:
             await asyncio.sleep(LOCATE_AGAIN)
         # The node itself and two others at a time: all five had their turn.
         assert len(seen) == 2 * 6
+
+    scene(told)
+
+
+def test_one_address_of_several_that_answers_is_enough() -> None:
+    async def told(world: World) -> None:
+        (a,) = await town(world, 1)
+        nobody, home = HostPort("192.0.2.250", 9000), HostPort(a.address.host, 9000)
+        for order in ((nobody, home), (home, nobody)):
+            node = await world.node(bootstrap=order)
+            assert await passes(lambda node=node: node.dht.joined, 5) < 1  # type: ignore[misc]
+
+    scene(told)
+
+
+def test_an_address_that_answers_later_is_found_then() -> None:
+    async def told(world: World) -> None:
+        early = await world.node(bootstrap=[HostPort("192.0.2.2", 9000)])
+        await asyncio.sleep(100)
+        assert not early.dht.joined
+        late = await world.node(LANS[1], bootstrap=[])
+        await passes(lambda: early.owner("192.168.2.9") == "node2", 10)
+        assert late.dht.joined
 
     scene(told)
 
