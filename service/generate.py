@@ -133,6 +133,12 @@ def api_page() -> str:
         "the action that stands beside it; reading a property asks for",
         _roff(f"{Action.STATUS}."),
         "Errors have a name of those below, and a sentence for a person.",
+        ".PP",
+        "No method joins a network or leaves one. Whom a machine trusts, and its settings, are",
+        "files of root below /etc/quicether, which the service reads and cannot write, so that",
+        "whoever gets hold of it gets no further.",
+        ".B quicether join",
+        "writes them, adds NetworkManager's profile or the unit, and has the service reload.",
     ]
     for interface in (MANAGER, TUNNEL):
         lines += [f".SH {interface.name}", _roff(interface.doc)]

@@ -486,16 +486,24 @@ def test_polkit_is_asked_for_each_kind_of_call() -> None:
     run(test, "home")
 
 
-def test_options_that_widen_trust_need_the_right_to_configure() -> None:
+@pytest.mark.parametrize(
+    ("options", "action"),
+    [
+        ({"pinned-peers": f"{'11' * 20}=10.0.0.0/8"}, "org.quicether1.trust"),
+        ({"audit-log": "journal"}, "org.quicether1.configure"),
+    ],
+)
+def test_options_that_widen_trust_or_name_files_need_a_right_of_their_own(
+    options: dict[str, str], action: str
+) -> None:
     async def test(it: Bench) -> None:
-        it.polkit.answers["org.quicether1.configure"] = Answer.CHALLENGE
+        it.polkit.answers[action] = Answer.CHALLENGE
         await it.me.up("home", {"mtu": "1300"})
-        pin = {"pinned-peers": f"{'11' * 20}=10.0.0.0/8"}
-        name, sentence = await refusal(it.me.up("work", pin))
+        name, sentence = await refusal(it.me.up("work", options))
         assert name == ErrorName.NOT_AUTHORIZED
         assert "administrator's password" in sentence
-        await it.me.up("work", pin, interactive=True)
-        assert it.polkit.asked[-1][1:] == ("org.quicether1.configure", 1)
+        await it.me.up("work", options, interactive=True)
+        assert it.polkit.asked[-1][1:] == (action, 1)
 
     run(test)
 

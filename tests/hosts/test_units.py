@@ -152,10 +152,10 @@ def test_a_user_at_the_machine_may_connect_and_not_change_trust(up: WholeHost) -
     assert up.run([*at_the_seat, "quicether", "down", "home"]).returncode == 0
     assert up.run([*at_the_seat, "quicether", "up", "home"]).returncode == 0
     pin = ["start", "--network", "work", "--pin", f"{'11' * 20}=10.0.0.0/8"]
-    for words in (["reload", "home"], pin):
+    for words, action in ((["reload", "home"], "configure"), (pin, "trust")):
         found = up.run([*at_the_seat, "quicether", *words], check=False)
         assert found.returncode == 4, found
-        assert "org.quicether1.configure" in found.stderr
+        assert f"org.quicether1.{action}" in found.stderr
     stored = up.root / "etc/quicether/home.toml"
     before = stored.read_text()
     stored.write_text(f'{before}[security]\naudit_log = "journal"\n')

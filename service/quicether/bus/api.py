@@ -44,9 +44,10 @@ MANAGER: Final = Interface(
             "keys in NetworkManager's vpn.data, over the stored configuration. how: owner (s) "
             "auto, networkmanager, networkd or netlink; bound (b) the tunnel goes down when the "
             "caller leaves the bus; transient (b) options alone count; private (b) refuse "
-            "options that only an administrator may give. Options that name files, open "
-            "listeners or change trust need the right to configure, and so does leaving out what "
-            "is stored of that kind for the tunnel's network, by transient or another name.",
+            "options that only an administrator may give. Options that name files "
+            "or open listeners need org.quicether1.configure, those that say who is trusted need "
+            "org.quicether1.trust, and so does leaving out what is stored of either kind for the "
+            "tunnel's network, by transient or another name.",
         ),
         Method(
             "Down",

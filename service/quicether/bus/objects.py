@@ -19,6 +19,8 @@ from quicether.config.settings import unknown
 from quicether.errors import ConfigError
 
 _HOW_SIGNATURE: Final = {How.OWNER: "s", How.BOUND: "b", How.TRANSIENT: "b", How.PRIVATE: "b"}
+_TRUSTED_BY: Final = frozenset({"pinned-peers", "key-file", "certificate-file"})
+"""Options that say who is trusted, or as whom this node is."""
 _PROTOCOLS: Final = ("tcp", "udp", "icmp", "any")
 
 
@@ -72,13 +74,18 @@ class ManagerObject:
                 f"{left_out[0]} would not be as it is stored for this network, which a profile "
                 "that belongs to one user cannot change; name the stored network alone in it"
             )
-        if privileged or left_out:
-            await self._authority.check(caller.name, Action.CONFIGURE, caller.interactive)
+        for action in sorted({_action_of(key) for key in (*privileged, *left_out)}):
+            await self._authority.check(caller.name, action, caller.interactive)
         if given.get(How.BOUND):
             view = await self._bindings.up(caller.name, tunnel, options, request)
         else:
             view = await self._controller.up(tunnel, options, request)
         return tunnel_path(view.name)
+
+
+def _action_of(key: str) -> Action:
+    """Return what polkit is asked before a privileged option is taken, or left out."""
+    return Action.TRUST if key in _TRUSTED_BY else Action.CONFIGURE
 
 
 def parse_how(how: Mapping[str, tuple[str, Any]]) -> dict[How, Any]:

@@ -49,7 +49,7 @@ class Option:
     key: its name in kebab-case, as in vpn.data. section, field: its place in a TOML file, and in
     `Settings`. default: as text, "" for none. flag: of `quicether start`. choices: all allowed
     values, when there are few. privileged: it names files, opens a listener or changes trust, so
-    whoever passes it to a running service must be allowed to configure, not only to connect.
+    whoever passes it to a running service must be an administrator, beyond what connecting takes.
     """
 
     key: str
