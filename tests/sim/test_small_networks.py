@@ -252,6 +252,23 @@ def test_a_revoked_node_is_gone_at_once() -> None:
     assert revoked.contact not in me.machine.contacts()
 
 
+def test_a_lookup_that_runs_brings_nothing_of_a_node_that_is_revoked_meanwhile() -> None:
+    """What it had collected before used to count, and to be routed, for minutes."""
+    lab = Lab(5)
+    lab.wait(60.0)
+    me, revoked = lab.nodes[0], lab.nodes[1]
+    key = keyspace.subnet_key(NETWORK_ID, revoked.member.prefixes[0])
+    assert me.machine._core.store.records(key, lab.network.now + WALL_OFFSET)
+    number = me.machine.find(key, lab.network.now)
+    lab.network.seals.revoked.add(revoked.member.node_id)
+    me.machine.forget_node(revoked.member.node_id, lab.network.now)
+    lab.network.settle(me)
+    lab.wait(5.0)
+    (done,) = (e for _, _, e in lab.told if isinstance(e, LookupDone) and e.lookup == number)
+    assert done.records == ()
+    assert revoked.member.prefixes[0] not in lab.known(me)
+
+
 def test_a_new_certificate_is_told_to_all() -> None:
     lab = Lab(5)
     lab.wait(60.0)

@@ -21,7 +21,7 @@ CERTIFICATE_BYTES = 560
 class FakeSeals:
     """What was sealed, and so counts as signed. Also the verifier for it.
 
-    latest: the last record of each slot that its owner sealed.
+    latest: the last record of each slot that its owner sealed. revoked: whose records do not count.
     """
 
     def __init__(self, network_id: bytes) -> None:
@@ -29,6 +29,7 @@ class FakeSeals:
         self.latest: dict[bytes, Record] = {}
         self._records: dict[bytes, Record] = {}
         self._uncovered: set[bytes] = set()
+        self.revoked: set[NodeId] = set()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -43,13 +44,15 @@ class FakeSeals:
         record = self._records.get(wire)
         if record is None:
             raise RecordRefused(DropReason.RECORD_SIGNATURE, "a record that nobody sealed")
+        if record.owner in self.revoked:
+            raise RecordRefused(DropReason.REVOKED, "a record of a revoked node")
         if wire in self._uncovered:
             check_coverage(record.content, record.member)
         check_age(record.content, record.issued, record.ttl, wall)
         return record
 
     def forget(self, owner: NodeId) -> None:
-        """A fake certificate is never revoked."""
+        """Nothing is remembered of certificates."""
 
     def prune(self, wall: float) -> None:
         """Forget what has ended, so that a long simulation does not grow."""

@@ -379,7 +379,10 @@ class DhtNode:
         def found(lookup: Lookup, at: float) -> None:
             self._lookups.discard(number)
             wall = self._core.wall(at)
-            for record in lookup.records.values():
+            # Judged again: an owner may have been revoked while its record was collected.
+            wires = (record.wire for record in lookup.records.values())
+            records = self._core.checked(key, wires, at)
+            for record in records:
                 for place in record.keys:
                     # A lookup may know better than the holders that are watched.
                     self._directory.offer(place, record, at)
@@ -387,8 +390,8 @@ class DhtNode:
                 LookupDone(
                     number,
                     key,
-                    tuple(_live(lookup.records.values(), wall)),
-                    tuple(record for record in lookup.records.values() if record.withdraws),
+                    tuple(_live(records, wall)),
+                    tuple(record for record in records if record.withdraws),
                     tuple(lookup.closest(K)),
                     lookup.hops,
                     lookup.asked,
