@@ -29,6 +29,10 @@ CACHE: Final = Path("/var/cache/quicether-tests")
 _SCRIPT: Final = Path(__file__).with_name("install_in_layer.sh")
 _INSTALLED: Final = ("service", "nm_plugin", "systemd", "polkit")
 _ENVIRONMENT: Final = ("requirements/service.txt",)
+_MACHINE: Final = tuple(
+    map(Path, ("/opt/quicether/manifest", "/etc/passwd", "/etc/group", "/var/lib/dpkg/status"))
+)
+"""What a layer has an edited copy of, or was built beside: the machine's accounts and folders."""
 _PROJECT: Final = ("bootstrap", "pyproject.toml", "README.md", "LICENSE")
 _KEPT: Final = 4
 """Layers of older sources that stay; those of other branches are quick to come back."""
@@ -103,7 +107,7 @@ def _sources() -> Iterator[Path]:
 def _digest(paths: Iterable[Path]) -> str:
     """A name for the state of these files, of the Python that runs them and of the machine."""
     digest = hashlib.sha256(bytes(Path("/usr/bin/python3").readlink()))
-    for path in (*paths, Path("/opt/quicether/manifest")):
+    for path in (*paths, *_MACHINE):
         if path.exists():
             status = path.stat()
             digest.update(f"{path} {status.st_mode:o} {status.st_size}\n".encode())
