@@ -368,3 +368,17 @@ def test_all_that_is_kept_under_a_key_is_read_though_no_answer_has_room_for_it()
     assert no_holders
     assert [len(event.records) for event in done] == [240] * len(no_holders)
     assert [len(node.machine.directory) for node in no_holders] == [240] * len(no_holders)
+
+
+def test_a_node_whose_first_question_is_lost_joins_all_the_same() -> None:
+    lab = Lab(5)
+    lab.wait(60.0)
+    late = lab.network.add()
+    while not late.machine.contacts():
+        lab.wait(0.01)
+    late.side = 1
+    lab.wait(0.5)
+    late.side = 0
+    lab.wait(10.0)
+    assert late.machine.joined
+    assert len(late.machine.contacts()) == 5

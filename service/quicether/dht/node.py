@@ -279,6 +279,9 @@ class DhtNode:
         core = self._core
         nearest = lookup.closest(1)
         if not nearest:
+            if not self._joined and len(core.table):
+                # Whoever we asked may only have been slow, and is no newcomer a second time.
+                core.schedule(now + core.spread(JOIN_RETRY), self._join)
             return
         # Buckets farther away than the closest neighbour (Kademlia, section 2.3); nearer ones
         # can hold nobody whom this lookup has not met.
