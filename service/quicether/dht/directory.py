@@ -44,6 +44,7 @@ SEARCH_WIDTH: Final = 5
 """So many closest nodes must answer a search for holders."""
 SEARCH_EVERY: Final = 3600.0
 """Seconds after which the holders are looked for anew."""
+MAX_ASKED: Final = 2 * CHOICE
 SEARCH_RETRY: Final = 5.0
 """Seconds until holders are looked for when too few are left."""
 DISMISSED: Final = 3.0
@@ -76,14 +77,16 @@ class _Watch:
     """One watched key.
 
     holders: the first of them is asked for renewals too. others: who is asked in place of one that
-    fails or grants no lease, in this order. idle_poll: seconds between polls without any lease.
+    fails or grants no lease, in this order. asked: until when those who were asked may push, also
+    those whose answer came too late. idle_poll: seconds between polls without any lease.
     """
 
-    __slots__ = ("due", "holders", "idle_poll", "others", "rescued", "searched", "searching")
+    __slots__ = "asked", "due", "holders", "idle_poll", "others", "rescued", "searched", "searching"
 
     def __init__(self) -> None:
         self.holders: dict[int, _Holder] = {}
         self.others: deque[Contact] = deque()
+        self.asked: OrderedDict[int, float] = OrderedDict()
         self.searching = False
         self.searched = -SEARCH_EVERY
         self.rescued = -RESCUE_EVERY
@@ -179,13 +182,13 @@ class Directory:
             self._watches[key].idle_poll = SHORTEST_POLL
 
     def told(self, peer: Contact, key: int, wires: tuple[bytes, ...], now: float) -> None:
-        """Take what a holder pushes. From whom we do not watch nothing is taken."""
+        """Take what a holder pushes. From whom we asked for nothing, nothing is taken."""
         watch = self._watches.get(key)
-        if watch is None or peer.key not in watch.holders:
+        if watch is None or watch.asked.get(peer.key, now) <= now:
             self._core.counters.drop(DropReason.UNKNOWN_MESSAGE)
             return
         self.offer_wires(key, wires, now)
-        if not wires:
+        if not wires and peer.key in watch.holders:
             # It is no holder any more: closer nodes joined. All its watchers hear that at once.
             del watch.holders[peer.key]
             watch.searched = -SEARCH_EVERY
@@ -287,6 +290,10 @@ class Directory:
             holder.cursor = None
         holder.was_quiet = quiet
         question = FindValue(key, 0, holder.cursor, watch=True, quiet=quiet)
+        watch.asked[holder.contact.key] = now + self._core.config.lease
+        watch.asked.move_to_end(holder.contact.key)
+        if len(watch.asked) > MAX_ASKED:
+            watch.asked.popitem(last=False)
 
         def failed(at: float) -> None:
             holder.asking = False
