@@ -239,6 +239,21 @@ def test_what_is_denied_where_it_is_forwarded(lab: Lab) -> None:
     assert (record["src_name"], record["dest_name"]) == ("laptop", "far")
 
 
+def test_a_rule_is_about_whoever_is_behind_a_gateway(lab: Lab) -> None:
+    """Far and laptop know each other from what the hub forwards, and look up the rest."""
+    laptop, far = lab.nodes["laptop"], lab.nodes["far"]
+    by_group = {**DENY_SSH, "object": "far"}
+    for where in ("far", "laptop"):
+        lab.rule(where, by_group, ALLOW)
+        wait_until(
+            lambda: connect(laptop.host, far.address(), 22) == "EHOSTUNREACH",
+            10,
+            f"{where} knows who is who",
+        )
+        assert connect(laptop.host, far.address(), 23) == "ECONNREFUSED"
+        lab.rule(where, ALLOW)
+
+
 def test_answers_need_no_rule_and_the_way_back_is_denied(lab: Lab) -> None:
     laptop, office = lab.nodes["laptop"], lab.nodes["office"]
     only = {"id": "out", "action": "allow", "subject": "laptop", "object": "office"}

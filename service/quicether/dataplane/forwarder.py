@@ -33,9 +33,9 @@ class ForwarderEvents(Protocol):
     """What the data path tells the overlay. Called on the packet's way: must not block."""
 
     def unknown_destination(self, destination: bytes) -> bool:
-        """Nothing is known about a packed address. True: it is looked up, hold its packets.
+        """Nobody known owns a packed address. True: it is looked up, hold packets without a way.
 
-        False: there is no such prefix; the sender gets an ICMP error.
+        False: there is no such prefix; the sender gets an ICMP error where there is no way.
         """
 
     def wanted(self, node: NodeId) -> bool:
@@ -197,6 +197,8 @@ class Forwarder:
         }
 
     def _learn(self, paths: dict[bytes, Path], key: bytes, found: Verdict) -> Path:
+        for address in verdict.strangers(self._snapshot, found, *_halves(key)):
+            self._events.unknown_destination(address)
         outlet = None
         if found.action in (Action.SEND, Action.FORWARD) and found.node is not None:
             version = 4 if len(key) == 8 else 6

@@ -132,6 +132,25 @@ def _undelivered(
     return Verdict(Action.DROP, node, source, destination, reason=reason, problem=problem)
 
 
+def strangers(snapshot: Snapshot, found: Verdict, source: bytes, destination: bytes) -> list[bytes]:
+    """Return which of two addresses a gateway forwards for without anybody known who owns it.
+
+    Policy cannot say who that is, and nobody tries to reach it directly. Addresses to which
+    nothing but a default route leads are the internet's.
+    """
+    if found.before_policy:
+        return []
+    unowned = [(source, found.source), (destination, found.destination)]
+    return [
+        address for address, owner in unowned if owner is None and _is_inside(snapshot, address)
+    ]
+
+
+def _is_inside(snapshot: Snapshot, address: bytes) -> bool:
+    prefix = snapshot.fib.longest(address)
+    return prefix is not None and prefix.prefixlen > 0
+
+
 def accepts_source(snapshot: Snapshot, peer: NodeId, source: bytes) -> bool:
     """Tell whether a peer may send packets from a packed address.
 

@@ -284,7 +284,7 @@ class Discovery:
         self._apply()
 
     def _found(self, destination: bytes, found: LookupDone | None) -> bool:
-        """Take what a question for an address brought; tell whether there is a route now.
+        """Take what a question for an address brought; tell whether its owner is known now.
 
         found: None when all has come.
         """
@@ -297,7 +297,7 @@ class Discovery:
             return False
         if hop.node is not None and self._mesh.peers.active(hop.node) is None:
             self.locate(hop.node)
-        return True
+        return self._mesh.routes.fib.owner(destination) is not None
 
     def _look_for(self, node: NodeId, now: float) -> bool:
         """Look for one node, wherever it may be; False: there is nobody to ask."""

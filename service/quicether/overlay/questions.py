@@ -28,7 +28,7 @@ class Find(Protocol):
 class Questions:
     """The addresses that are looked up now, and those that nobody has.
 
-    found: takes each outcome, None after the last; tells whether the address has a route now.
+    found: takes each outcome, None after the last; tells whether the owner is known now.
     That nobody has an address is remembered only where every lookup ran and somebody answered it.
     Bounded by the lookups that the DHT machine runs at once.
     """
@@ -93,7 +93,7 @@ class Questions:
             self._release(destination)
 
     def _answered(self, destination: bytes, done: LookupDone) -> None:
-        has_route = self._found(destination, done)
+        is_owned = self._found(destination, done)
         if not done.closest and not done.records:
             self._unsure.add(destination)
         self._open[destination] -= 1
@@ -102,7 +102,7 @@ class Questions:
         del self._open[destination]
         unsure = destination in self._unsure
         self._unsure.discard(destination)
-        if not has_route and not self._found(destination, None) and not unsure:
+        if not is_owned and not self._found(destination, None) and not unsure:
             self._nothing[destination] = self._clock() + NOTHING_FOR
             self._nothing.move_to_end(destination)
             if len(self._nothing) > MAX_NOTHING:

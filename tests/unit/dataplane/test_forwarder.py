@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -366,6 +366,29 @@ def test_errors_are_limited_and_too_big_is_not_starved() -> None:
     }
     bench.device.feed(ipv4(HOST4, "192.168.1.9", udp(1, 2, bytes(1000))))
     assert view(bench.device.written[-1]).icmp_code == 4
+
+
+def test_who_is_behind_a_gateway_is_looked_up_and_the_internet_is_not() -> None:
+    """Without its owner a rule about an address says nothing, whichever way its packets go."""
+    bench = Bench()
+    routes = {
+        **ROUTES,
+        "0.0.0.0/0": NextHop.via_gateway(HOME.node_id),
+        "10.6.0.0/16": NextHop.via_gateway(HOME.node_id),
+    }
+    bench.forwarder.swap(
+        replace(
+            bench.snapshot,
+            fib=FakeFib(routes),
+            candidates={HOME.node_id: frozenset(map(ip_network, routes))},
+        )
+    )
+    bench.forwarder.inbound(HOME.node_id, [ipv4("10.6.0.1", HOST4, udp(1, 2))] * 2)
+    bench.device.feed(ipv4(HOST4, "10.6.0.2", udp(1, 2)), ipv4(HOST4, "10.1.0.2", udp(1, 2)))
+    bench.device.feed(ipv4(HOST4, "8.8.8.8", udp(1, 2)))
+    bench.forwarder.inbound(HOME.node_id, [ipv4("8.8.8.8", HOST4, udp(1, 2))])
+    assert bench.told.unknown == [ip_address(each).packed for each in ("10.6.0.1", "10.6.0.2")]
+    assert bench.drops == {}
 
 
 def test_no_route_is_told_unless_it_is_being_looked_up() -> None:
