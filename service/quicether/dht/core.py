@@ -52,14 +52,16 @@ ALONE_AFTER: Final = 60.0
 class DhtConfig:
     """Constants of a network's DHT; times in seconds.
 
-    refresh: how often each bucket is refreshed. rpc_timeout: of a request. slow_after: when a
-    lookup goes on without an answer. retry_lost: how often an evicted contact is tried again.
-    lost_for: how long. rate, burst: requests a second, and at once, that a peer may send.
-    lease: for how long a watcher is told of changes. quorum: nodes that must give values.
-    longest_ttl: of what is published, beside the bound of its kind.
+    refresh: how often each bucket is refreshed. doubted: for how long a contact was not heard of
+    that is asked whether it should make room in a full bucket. rpc_timeout: of a request.
+    slow_after: when a lookup goes on without an answer. retry_lost: how often an evicted contact
+    is tried again. lost_for: how long. rate, burst: requests a second, and at once, that a peer
+    may send. lease: for how long a watcher is told of changes. quorum: nodes that must give
+    values. longest_ttl: of what is published, beside the bound of its kind.
     """
 
     refresh: float = 900.0
+    doubted: float = 2700.0
     rpc_timeout: float = 3.0
     slow_after: float = 0.6
     retry_lost: float = 120.0
@@ -269,7 +271,7 @@ class Core:
         is_new, to_ping = self.table.seen(contact, now)
         if is_new:
             self.on_newcomer(contact, now)
-        elif to_ping is not None and now - to_ping.seen > self.config.refresh:
+        elif to_ping is not None and now - to_ping.seen > self.config.doubted:
             self.ping(to_ping.contact, now)
 
     def ping(self, contact: Contact, now: float) -> None:
