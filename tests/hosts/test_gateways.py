@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.commands import wait_until
-from support.sites import FORWARD, SERVER, Sites, sites
+from support.sites import SERVER, Sites, sites
 from support.stream import Stream
 
 
@@ -63,7 +63,7 @@ def test_a_gateway_dies_and_traffic_moves_to_the_other(lab: Sites) -> None:
         assert still < 5
         stream.finish()
     in_use.restart()
-    in_use.up(FORWARD)
+    in_use.up(lab.forward)
     lab.east.wait_for_peer(in_use.name)
     lab.west.wait_for_peer(in_use.name)
 

@@ -3,12 +3,15 @@
           ┌── g1 ──┐
 client ─ east ─── west ─ server        each line an underlay network of its own
           └── g2 ──┘
+
+Every node has a policy by which the client's site may open connections to the server's, and nobody
+else to anybody: what moves to another way in its midst has to pass there all the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,14 @@ from support.node import Network, Node, up
 EAST, WEST = "10.0.0.0/16", "10.1.0.0/16"
 OVERLAY = ("100.64.0.0/10", "fd00::/8")
 FORWARD = {"role": "gateway", "forward-subnets": f"{EAST} {WEST}"}
+POLICY = """
+[[rules]]
+id = "there"
+subject = "east"
+object = "west"
+action = "allow"
+protocols = "tcp"
+"""
 CLIENT, SERVER = "10.0.0.50", "10.1.0.50"
 
 
@@ -28,7 +39,8 @@ CLIENT, SERVER = "10.0.0.50", "10.1.0.50"
 class Sites:
     """Two sites with a direct line, and gateways that both reach.
 
-    lan: what is on the LANs knows nothing of the overlay but its default route.
+    client, server: on the LANs, and know nothing of the overlay but their default route.
+    forward: the settings of a gateway.
     """
 
     east: Node
@@ -37,6 +49,7 @@ class Sites:
     direct: Cable
     client: LightHost
     server: LightHost
+    forward: Mapping[str, str]
 
     def way(self) -> str | None:
         """Through whom east reaches west's site: the gateway's name, None for directly."""
@@ -102,10 +115,13 @@ def sites(folder: Path, gateways: int = 1, *, named: bool = True) -> Iterator[Si
             network.node(west, prefixes=[WEST]),
             *(network.node(hub, prefixes=[EAST, WEST, *OVERLAY]) for hub in hubs),
         ]
+        (folder / "policy.toml").write_text(POLICY)
+        policy = {"policy-file": str(folder / "policy.toml")}
+        forward = {**FORWARD, **policy}
         up(
-            (nodes[0], {"advertise-subnets": EAST, "peers": peers["east"]}),
-            (nodes[1], {"advertise-subnets": WEST, "peers": peers["west"]}),
-            *((node, {**FORWARD, **seeds.get(node.name, {})}) for node in nodes[2:]),
+            (nodes[0], {"advertise-subnets": EAST, "peers": peers["east"], **policy}),
+            (nodes[1], {"advertise-subnets": WEST, "peers": peers["west"], **policy}),
+            *((node, {**forward, **seeds.get(node.name, {})}) for node in nodes[2:]),
         )
         for node in nodes[:2]:
             others = [hub.name for hub in hubs] if named or node is nodes[1] else []
@@ -114,4 +130,4 @@ def sites(folder: Path, gateways: int = 1, *, named: bool = True) -> Iterator[Si
                     node.wait_for_peer(name)
         nodes[0].wait_for_route(WEST)
         nodes[1].wait_for_route(EAST)
-        yield Sites(nodes[0], nodes[1], nodes[2:], direct, client, server)
+        yield Sites(nodes[0], nodes[1], nodes[2:], direct, client, server, forward)
