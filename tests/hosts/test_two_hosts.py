@@ -161,6 +161,10 @@ print("200 answers")
 
 def test_down_leaves_nothing_behind(scene: Story) -> None:
     hosts = (scene.laptop, scene.home)
+    for host in hosts:
+        # The device of the test before may be on its way out still.
+        gone = lambda: not any("quicether" in line for line in tables(host))  # noqa: B023, E731
+        host.wait_until(gone, 5, "the device of before to go")
     before = {host: tables(host) for host in hosts}
     scene.up(scene.home)
     scene.up(scene.laptop)
