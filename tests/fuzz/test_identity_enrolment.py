@@ -127,7 +127,8 @@ def test_no_text_is_a_code_by_chance(text: str) -> None:
     st.from_regex(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", fullmatch=True),
     st.lists(
         st.tuples(
-            st.ip_addresses().map(str) | st.from_regex(r"[a-z][a-z0-9.-]{0,50}", fullmatch=True),
+            st.ip_addresses().filter(lambda each: not each.is_link_local).map(str)
+            | st.from_regex(r"[a-z][a-z0-9.-]{0,50}", fullmatch=True),
             st.integers(1, 65535),
         ),
         min_size=1,
