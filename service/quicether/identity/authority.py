@@ -145,8 +145,8 @@ class Authority:
 
         public_key: raw 32 bytes, base64 or PEM. addresses: at most one of each family is
         chosen where none is given; a node that is certified again keeps what it has.
-        Raises ConfigError: a name or address that another node has, a revoked node, a bad
-        validity; IdentityError: the book cannot be read or written.
+        Raises ConfigError: a name or address that another node has, a revoked node, a prefix
+        inside another, a bad validity; IdentityError: the book cannot be read or written.
         """
         raw = public_key if isinstance(public_key, bytes) else parse_public_key(public_key)
         check_node_name(name)
@@ -160,7 +160,7 @@ class Authority:
             grant = Grant(
                 name=name,
                 addresses=self._addresses(book, node_id, known, tuple(addresses)),
-                prefixes=tuple(prefixes),
+                prefixes=_distinct(prefixes),
                 groups=frozenset(groups),
             )
             certificate = issuing.build_node(self.certificate, self.key, raw, grant, validity, now)
@@ -197,7 +197,7 @@ class Authority:
         book = self.book()
         _refuse_strangers(book, _NOBODY, None, check_node_name(name))
         chosen = self._addresses(book, _NOBODY, None, tuple(addresses))
-        Grant(name, chosen, tuple(prefixes), frozenset(groups))
+        Grant(name, chosen, _distinct(prefixes), frozenset(groups))
 
     def renew(self, node_id: NodeId, now: datetime, validity: timedelta) -> x509.Certificate:
         """Certify a node again with the name, addresses, prefixes and groups that it has.
@@ -301,6 +301,32 @@ def _check_validity(validity: timedelta) -> None:
         raise ConfigError(
             f"validity {validity} is not between a minute and {MAX_VALIDITY.days} days"
         )
+
+
+def _distinct(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """Return prefixes without repetitions.
+
+    Raises ConfigError: one lies inside another. RFC 3779 (section 2.2.3.6) keeps only the outer
+    one, so the node would not know of the inner.
+    """
+    given = tuple(dict.fromkeys(prefixes))
+    outer: Prefix | None = None
+    for prefix in sorted(given, key=_order):
+        if (
+            outer is not None
+            and prefix.version == outer.version
+            and prefix.network_address in outer
+        ):
+            raise ConfigError(
+                f"prefix {prefix} lies inside prefix {outer}; leave it out, the certificate covers "
+                "it, and the setting advertise-subnets names what is advertised of it"
+            )
+        outer = prefix
+    return given
+
+
+def _order(prefix: Prefix) -> tuple[int, int, int]:
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
 
 
 def _refuse_strangers(book: Book, node_id: NodeId, known: IssuedNode | None, name: str) -> None:

@@ -276,6 +276,16 @@ def test_older_and_foreign_lists_change_nothing(
     assert trust.revocations == new
 
 
+def test_a_prefix_inside_another_is_refused_rather_than_lost(
+    authority: Authority, now: datetime
+) -> None:
+    key, both = bytes(32), [ip_network("0.0.0.0/0"), ip_network("192.168.77.0/24")]
+    with pytest.raises(ConfigError, match=r"192\.168\.77\.0/24 lies inside prefix 0\.0\.0\.0/0"):
+        authority.sign(key, "home", now=now, prefixes=both)
+    certificate = authority.sign(key, "home", now=now, prefixes=both[:1] * 2)
+    assert certificates.parse(certificate).prefixes == (both[0],)
+
+
 def test_list_says_what_was_signed(authority: Authority, now: datetime) -> None:
     signed = RevocationList.sign(
         authority.key, authority.certificate, 7, {5: now, 2**150: now}, now
