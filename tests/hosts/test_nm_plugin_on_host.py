@@ -147,6 +147,10 @@ class Laptop:
             *(line for line in host_routes.splitlines() if "metric 50" in line),
         ]
 
+    def programs(self) -> set[str]:
+        """Return the process ids of the plugin's programs that run."""
+        return set(self.host.run(["pgrep", "-f", "quicether_nm.main"], check=False).stdout.split())
+
     @staticmethod
     def _write(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,14 +289,22 @@ def test_nobody_but_root_calls_the_plugin_or_takes_its_name(laptop: Laptop) -> N
     assert laptop.active() == "activated"
 
 
-def test_the_plugin_outlives_no_networkmanager_that_was_killed(laptop: Laptop) -> None:
+def test_a_networkmanager_that_was_killed_has_its_connection_back_and_the_program_goes(
+    laptop: Laptop,
+) -> None:
     laptop.up()
+    (before,) = laptop.programs()
     laptop.host.run(["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "NetworkManager"])
-    laptop.until(lambda: not laptop.leftovers(), 5, "program and tunnel are gone")
+    laptop.until(lambda: before not in laptop.programs(), 20, "the program has gone")
     laptop.until(
-        lambda: "connected" in laptop.nmcli("-g", "STATE", "general", check=False), 20, "the link"
+        lambda: (
+            "activated"
+            in laptop.nmcli("-g", "GENERAL.STATE", "connection", "show", "quicether", check=False)
+        ),
+        10,
+        "the connection is back",
     )
-    laptop.up()
+    assert len(laptop.programs()) == 1
     assert laptop.routes() == {"192.168.1.0/24"}
 
 
