@@ -121,10 +121,9 @@ def test_a_rogue_gets_no_packet_for_what_its_certificate_does_not_cover(scene: T
     )
     assert rogue.stdout is not None
     results = json.loads(rogue.stdout.readline())["results"]
-    assert {where: set(answers) for where, answers in results.items()} == {
-        hq.underlay: {"REFUSED"},
-        shop.underlay: {"REFUSED"},
-    }
+    # Others may have connected to it meanwhile, and are lied to as well.
+    assert {hq.underlay, shop.underlay} <= results.keys()
+    assert {answer for answers in results.values() for answer in answers} == {"REFUSED"}
     for site in (hq, shop):
         assert site.has_route(depot.lan)
         assert looked_up(site, depot.address) == "depot"
