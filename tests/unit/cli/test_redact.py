@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from quicether.cli import diagnose
 from quicether.cli.main import main
@@ -16,7 +17,8 @@ from quicether.identity.keys import NodeKey
 from quicether.model import NodeId
 
 SALT = bytes(16)
-KEY = NodeKey.generate()
+# The same in every process, because the names of tests below are made of it.
+KEY = NodeKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 NODE = NodeId.of_public_key(KEY.public_raw)
 
 
