@@ -81,7 +81,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l default-gateway -x -d
 complete -c quicether -n '_shtab_quicether_using start' -l static-route -x -d 'Prefixes sent to a node of your choice; its certificate has to cover them.'
 complete -c quicether -n '_shtab_quicether_using start' -l lan-access -x -d 'With a default gateway: networks this host is connected to stay outside the tunnel. Default: yes.'
 complete -c quicether -n '_shtab_quicether_using start' -l bypass-subnet -x -d 'With a default gateway: prefixes that stay outside the tunnel, as a captive portal'"'"'s.'
-complete -c quicether -n '_shtab_quicether_using start' -l tun-name -x -d 'Name of the tunnel'"'"'s network device; network managers are told to leave those alone whose names begin with quicether. Default: quicether0.'
+complete -c quicether -n '_shtab_quicether_using start' -l tun-name -x -d 'Name of the tunnel'"'"'s network device. It begins with quicether, and network managers are told to keep off such devices where they do not own them. Default: quicether0.'
 complete -c quicether -n '_shtab_quicether_using start' -l tun-addr -x -d 'Own overlay addresses where no certificate gives them (pinned peers).'
 complete -c quicether -n '_shtab_quicether_using start' -l mtu -x -d 'Largest packet in the tunnel in bytes, 576 to 65535; auto takes what the route to the peers named by address, else the default route, has room for, at most 1420. A path that carries less says so to whoever sends by it. Default: auto.'
 complete -c quicether -n '_shtab_quicether_using start' -l netns -x -d 'Network namespace that holds the device, so that only what runs there uses the overlay.'

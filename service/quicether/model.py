@@ -34,7 +34,9 @@ MIN_NODE_ID_DIGITS: Final = 4
 DEFAULT_PORT: Final = 9000
 MIN_IPV6_MTU: Final = 1280
 """Smallest MTU of a link that carries IPv6, in bytes (RFC 8200 section 5)."""
-DEFAULT_DEVICE: Final = "quicether0"
+DEVICE_FAMILY: Final = "quicether"
+"""How the names of all our devices begin; the files that keep network managers off say so too."""
+DEFAULT_DEVICE: Final = f"{DEVICE_FAMILY}0"
 
 
 @total_ordering

@@ -112,7 +112,7 @@ def test_start_takes_files_variables_and_flags_in_this_order(
 ) -> None:
     own = tmp_path / ".config/quicether/config.toml"
     own.parent.mkdir(parents=True)
-    own.write_text('[network]\nmtu = 1300\ntun_name = "qe7"\n[node]\nrole = "gateway"\n')
+    own.write_text('[network]\nmtu = 1300\ntun_name = "quicether7"\n[node]\nrole = "gateway"\n')
     monkeypatch.setenv("QUICETHER_NETWORK_MTU", "1310")
     with service(bus):
         words = ("--mtu", "99", "--forward-subnet", "10.0.0.0/8")

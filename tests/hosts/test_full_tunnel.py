@@ -124,7 +124,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             (exit_node, {"role": "gateway", "forward-subnets": "0.0.0.0/0 ::/0"}),
             (desk_node, {"peers": f"exit@{EXIT}", "static-routes": "0.0.0.0/0=exit"}),
             *(
-                (node, {"listen-port": str(port), "tun-name": f"tun{port}"})
+                (node, {"listen-port": str(port), "tun-name": f"quicether{port}"})
                 for node, port in zip(nine, NINE, strict=True)
             ),
             (

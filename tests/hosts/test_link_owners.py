@@ -164,11 +164,11 @@ def test_a_file_for_all_devices_does_not_take_the_tunnels(trio: list[Machine], l
     everything = desk.host.root / "etc/systemd/network/20-all.network"
     everything.write_text("[Match]\nName=*\nType=!loopback\n\n[Network]\nDHCP=yes\n")
     try:
-        desk.configure(desk.prefix, link=link)
+        desk.configure(desk.prefix, link=link, device="quicether-work")
         for each in (desk, shed):
             each.up()
         desk.host.wait_until(partial(desk.reaches, shed.inside), 10, "traffic")
-        status = desk.host.run(["networkctl", "status", "quicether0"]).stdout
+        status = desk.host.run(["networkctl", "status", "quicether-work"]).stdout
         assert ("unmanaged" in status) is (link == "netlink")
         assert "20-all.network" not in status
     finally:
@@ -193,6 +193,7 @@ def test_rules_that_networkd_takes_away_are_put_back(trio: list[Machine]) -> Non
 
 def test_networkmanager_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]) -> None:
     _, shed, lap = trio
+    lap.configure(lap.prefix, device="quicether-work")
     shed.up()
     lap.host.run(["quicether", "up", NETWORK])
     status = lap.status()
@@ -200,11 +201,11 @@ def test_networkmanager_keeps_off_a_link_that_is_not_its_own(trio: list[Machine]
     assert "was not brought up by its profile" in status["link_reason"]
     lap.host.wait_until(partial(lap.reaches, shed.inside), 10, "traffic")
     shown = ["nmcli", "-g", "DEVICE,STATE", "device"]
-    assert "quicether0:unmanaged" in lap.host.run(shown).stdout.split()
+    assert "quicether-work:unmanaged" in lap.host.run(shown).stdout.split()
     with RouteWatch(lap.host.netns) as watch:
         lap.host.run(["systemctl", "restart", "NetworkManager"])
         lap.host.wait_until(
-            lambda: "quicether0:unmanaged" in lap.host.run(shown, check=False).stdout.split(),
+            lambda: "quicether-work:unmanaged" in lap.host.run(shown, check=False).stdout.split(),
             20,
             "NetworkManager to see the device",
         )

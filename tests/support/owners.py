@@ -81,11 +81,17 @@ class Machine:
         active = self.host.run(["nmcli", "-g", "NAME", "connection", "show", "--active"])
         return "quicether" in active.stdout.split()
 
-    def configure(self, *advertised: str, link: str = "auto", gateway: str = "") -> None:
+    def configure(
+        self,
+        *advertised: str,
+        link: str = "auto",
+        gateway: str = "",
+        device: str = "quicether0",
+    ) -> None:
         """Write the stored configuration. advertised: prefixes. gateway: the default one."""
         peers = [f"{name}@198.51.100.{number}" for number, name in _numbered() if name != self.name]
         (self.host.root / f"etc/quicether/{NETWORK}.toml").write_text(
-            f"[network]\nlink = {json.dumps(link)}\n"
+            f"[network]\nlink = {json.dumps(link)}\ntun_name = {json.dumps(device)}\n"
             f"advertise_subnets = {json.dumps(advertised)}\n"
             f"[overlay]\npeers = {json.dumps(peers)}\n"
             f"default_gateway = {json.dumps(gateway)}\n"

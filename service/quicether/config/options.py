@@ -253,8 +253,8 @@ _ALL: Final = (
         "network",
         Kind.NAME,
         "quicether0",
-        "Name of the tunnel's network device; network managers are told to leave those alone "
-        "whose names begin with quicether.",
+        "Name of the tunnel's network device. It begins with quicether, and network managers are "
+        "told to keep off such devices where they do not own them.",
     ),
     _option(
         "tun-addr",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from quicether.errors import ConfigError
-from quicether.model import DEFAULT_PORT, Address, NodeId, Prefix
+from quicether.model import DEFAULT_PORT, DEVICE_FAMILY, Address, NodeId, Prefix
 
 T = TypeVar("T")
 
@@ -199,11 +199,12 @@ def tunnel(value: object) -> str:
 
 
 def device(value: object) -> str:
-    """Return a name of a network device: 1 to 15 bytes, without slash, colon or blank."""
+    """Return the name of a device of ours: 1 to 15 bytes, without slash, colon or blank."""
     word = text(value)
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", word):
+    if not re.fullmatch(rf"{DEVICE_FAMILY}[A-Za-z0-9_.-]{{0,6}}", word):
         raise ConfigError(
-            f"{word!r} is not a device name: 1 to 15 letters, digits, dots, dashes or underscores"
+            f"{word!r} is not {DEVICE_FAMILY}, by which network managers know to keep off the "
+            "device, and up to 6 letters, digits, dots, dashes or underscores"
         )
     return word
 

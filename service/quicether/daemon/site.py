@@ -13,11 +13,9 @@ from quicether.daemon.host_config import UNDERLAY_MARK, own_user
 from quicether.errors import ConfigError, UnreachableError
 from quicether.host.exits import Ours, keep_exits
 from quicether.host.underlay import ANYWHERE, Underlay, path_to
-from quicether.model import Member, Prefix, UnderlayAddress, host_prefix
+from quicether.model import DEVICE_FAMILY, Member, Prefix, UnderlayAddress, host_prefix
 from quicether.overlay.gateways import Forwarding
 
-DEVICE_FAMILY: Final = "quicether"
-"""How the names of the overlay's devices begin unless the user chose another."""
 MTU_CEILING: Final = 1420
 OVERHEAD: Final[Mapping[int, int]] = MappingProxyType({4: 60, 6: 80})
 """Bytes that IP, UDP and QUIC put around a packet, by the underlay's IP version."""
@@ -55,16 +53,15 @@ def forwarding(settings: Settings) -> Forwarding | None:
     return Forwarding(settings.overlay.forward_subnets, settings.overlay.forward_nodes)
 
 
-def overlay_devices(settings: Settings) -> Callable[[str], bool]:
-    """Return what tells whether a device's name is one of the overlay's."""
-    chosen = settings.network.tun_name
-    return lambda name: name.startswith(DEVICE_FAMILY) or name == chosen
+def is_overlay_device(name: str) -> bool:
+    """Tell whether a device's name is one of the overlay's."""
+    return name.startswith(DEVICE_FAMILY)
 
 
 def exits(settings: Settings) -> Callable[[], Awaitable[None]]:
     """Return what keeps packets that carry the overlay outside of it; see `host.exits`."""
     ours = Ours(UNDERLAY_MARK, settings.discovery.dht_port or None, own_user())
-    return partial(keep_exits, overlay_devices(settings), ours)
+    return partial(keep_exits, is_overlay_device, ours)
 
 
 def named(settings: Settings) -> list[HostPort]:

@@ -83,7 +83,7 @@ class Tunnel:
         self._identity = identity
         self._link = link.owner
         self._underlay = Underlay()
-        own, self._keep_exits = site.overlay_devices(settings), site.exits(settings)
+        own, self._keep_exits = site.is_overlay_device, site.exits(settings)
         self._monitor = UnderlayMonitor(
             self._underlay_changed, own, mark=UNDERLAY_MARK, before=self._keep_exits
         )

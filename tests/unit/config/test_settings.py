@@ -117,11 +117,11 @@ def test_a_full_set_of_options() -> None:
 
 
 def test_options_override_what_is_stored_and_leave_the_rest() -> None:
-    stored = Settings.from_options({"mtu": "1300", "tun-name": "qe0"})
+    stored = Settings.from_options({"mtu": "1300", "tun-name": "quicether-a"})
     settings = Settings.from_options({"mtu": "auto"}, stored)
     assert settings.network.mtu is None
-    assert settings.network.tun_name == "qe0"
-    assert settings.to_options() == {"mtu": "auto", "tun-name": "qe0"}
+    assert settings.network.tun_name == "quicether-a"
+    assert settings.to_options() == {"mtu": "auto", "tun-name": "quicether-a"}
 
 
 @pytest.mark.parametrize(
@@ -209,9 +209,14 @@ def test_options_override_what_is_stored_and_leave_the_rest() -> None:
             "metrics-addr: 'localhost' is not an address of this host (like 127.0.0.1:9100)",
         ),
         (
-            {"tun-name": "much-too-long-for-linux"},
-            "tun-name: 'much-too-long-for-linux' is not a device name: 1 to 15 letters, digits, "
-            "dots, dashes or underscores",
+            {"tun-name": "quicether-too-long-for-linux"},
+            "tun-name: 'quicether-too-long-for-linux' is not quicether, by which network managers "
+            "know to keep off the device, and up to 6 letters, digits, dots, dashes or underscores",
+        ),
+        (
+            {"tun-name": "work0"},
+            "tun-name: 'work0' is not quicether, by which network managers know to keep off the "
+            "device, and up to 6 letters, digits, dots, dashes or underscores",
         ),
         ({"dns": "dns.example"}, "dns: 'dns.example' is not an IPv4 or IPv6 address"),
         (
@@ -311,15 +316,15 @@ def test_tables_of_a_file_may_be_written_out() -> None:
 
 def test_precedence_is_file_then_users_file_then_environment_then_flags() -> None:
     files = [
-        ConfigFile("system", '[network]\nmtu = 1001\ntun_name = "s"\n[node]\nname = "s"'),
-        ConfigFile("user", '[network]\nmtu = 1002\ntun_name = "u"'),
+        ConfigFile("system", '[network]\nmtu = 1001\ntun_name = "quicether-s"\n[node]\nname = "s"'),
+        ConfigFile("user", '[network]\nmtu = 1002\ntun_name = "quicether-u"'),
     ]
     environ = {"QUICETHER_NETWORK_MTU": "1003", "PATH": "/bin", "QUICETHER_ETC": "/x"}
     assert settle(files, {}, {}).network.mtu == 1002
     assert settle(files, environ, {}).network.mtu == 1003
     settings = settle(files, environ, {"mtu": "1004"})
     assert settings.network.mtu == 1004
-    assert settings.network.tun_name == "u"
+    assert settings.network.tun_name == "quicether-u"
     assert settings.node.name == "s"
 
 
