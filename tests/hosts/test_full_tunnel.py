@@ -8,7 +8,7 @@ desk ───┘    └──(2nd uplink)─┤├─ public (a web server)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ EXIT, EXIT6 = "198.51.100.2", "2001:db8:100::2"
 LAPTOP, LAPTOP6, SECOND = "203.0.113.2", "2001:db8:113::2", "198.18.0.2"
 PRINTER, DESK, PEERS = "203.0.113.50", "203.0.113.3", "198.51.101.2"
 NINE = range(9001, 9010)
+RULES = ["ip", "rule", "show", "priority", str(exits.PRIORITY)]
 
 MASQUERADE = """
 table inet nat {
@@ -174,7 +175,6 @@ def led_by_hand(host: LightHost, uplink: str, gateways: Mapping[str, str]) -> It
 
     gateways: next hop by family. What was there is behind it, as a network manager's route is.
     """
-    rules = ["ip", "rule", "show", "priority", str(exits.PRIORITY)]
     for family, gateway in gateways.items():
         route = ["ip", family, "route"]
         there = ["default", "via", gateway, "dev", uplink]
@@ -182,7 +182,7 @@ def led_by_hand(host: LightHost, uplink: str, gateways: Mapping[str, str]) -> It
         host.run([*route, "del", *there])
         host.run([*route, "add", "default", "dev", "quicether0"])
     host.run(["ip", "route", "add", f"{PORTAL}/32", "via", gateways["-4"], "dev", uplink])
-    wait_until(lambda: host.run(rules).stdout, 5, "the ways out")
+    wait_until(lambda: host.run(RULES).stdout, 5, "the ways out")
     yield
     host.run(["ip", "route", "del", f"{PORTAL}/32"])
     for family, gateway in gateways.items():
@@ -191,7 +191,7 @@ def led_by_hand(host: LightHost, uplink: str, gateways: Mapping[str, str]) -> It
         host.run([*route, "del", "default", "dev", "quicether0"])
         host.run([*route, "add", *there])
         host.run([*route, "del", *there, "metric", "2000"])
-    wait_until(lambda: not host.run(rules).stdout, 5, "the ways out are no longer needed")
+    wait_until(lambda: not host.run(RULES).stdout, 5, "the ways out are no longer needed")
 
 
 @pytest.mark.parametrize("which", ["desk", "laptop"])
@@ -202,19 +202,35 @@ def test_a_default_route_by_hand_leads_to_the_exit_and_not_the_tunnel_into_itsel
     node: Node = getattr(lab, which)
     host, on_laptop = node.host, which == "laptop"
     gateways = {"-4": "203.0.113.1", **({"-6": "2001:db8:113::1"} if on_laptop else {})}
-    with (
-        led_by_hand(host, lab.uplinks[0] if on_laptop else "eth0", gateways),
-        Sniffer(host, "quicether0") as inside,
-    ):
-        wait_until(lambda: who_am_i(host, PUBLIC) == EXIT, 10, "the public server sees the exit")
-        if on_laptop:
-            assert who_am_i(host, PUBLIC6) == EXIT6
-        assert who_am_i(host, PORTAL) == (LAPTOP if on_laptop else DESK)
-        for name in node.peers():
-            node.wait_for_peer(name)
-        assert node.ping("exit")["rtt"] < 1
-        assert inside.of_address(PUBLIC) > 0
-        assert inside.of_address(EXIT) == inside.of_udp_port(9000) == 0
+    with led_by_hand(host, lab.uplinks[0] if on_laptop else "eth0", gateways):
+        with Sniffer(host, "quicether0") as inside:
+            wait_until(lambda: who_am_i(host, PUBLIC) == EXIT, 10, "the server sees the exit")
+            if on_laptop:
+                assert who_am_i(host, PUBLIC6) == EXIT6
+            assert who_am_i(host, PORTAL) == (LAPTOP if on_laptop else DESK)
+            for name in node.peers():
+                node.wait_for_peer(name)
+            assert node.ping("exit")["rtt"] < 1
+            assert inside.of_address(PUBLIC) > 0
+            assert inside.of_address(EXIT) == inside.of_udp_port(9000) == 0
+        put_back(host, RULES, "rule", "del", "priority")
+        put_back(
+            host, ["ip", "route", "show", "table", str(exits.TABLE)], "route", "flush", "table"
+        )
+
+
+def put_back(host: Host, look: Sequence[str], *away: str) -> None:
+    """What somebody takes away, as systemd-networkd does with what it did not make, comes back.
+
+    look: shows it; its last word is what `ip` is to take away.
+    """
+
+    def there() -> list[str]:
+        return sorted(host.run(look).stdout.splitlines())
+
+    before = there()
+    host.run(["ip", *away, look[-1]])
+    wait_until(lambda: there() == before, 2, f"all of {before} to be back")
 
 
 def test_roaming_with_ten_peers_puts_no_packet_of_the_overlay_into_the_tunnel(lab: Lab) -> None:

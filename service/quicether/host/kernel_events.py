@@ -13,19 +13,18 @@ from pyroute2.netlink import rtnl
 from quicether.errors import HostError
 
 BUFFER: Final = 65536
-_GROUPS: Final = (
+NETWORK: Final = (
     rtnl.RTMGRP_LINK
     | rtnl.RTMGRP_IPV4_IFADDR
     | rtnl.RTMGRP_IPV6_IFADDR
     | rtnl.RTMGRP_IPV4_ROUTE
     | rtnl.RTMGRP_IPV6_ROUTE
 )
-
-
+"""Links, addresses and routes."""
 RULES: Final = rtnl.RTMGRP_IPV4_RULE | rtnl.RTMGRP_IPV6_RULE
 
 
-def listen(groups: int = _GROUPS) -> socket.socket:
+def listen(groups: int = NETWORK) -> socket.socket:
     """Return a non-blocking socket that hears of links, addresses and routes, or of other groups.
 
     Raises HostError.

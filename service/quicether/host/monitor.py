@@ -13,8 +13,8 @@ from pyroute2.netlink import rtnl
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from quicether.errors import HostError
-from quicether.host.exits import BROAD
-from quicether.host.kernel_events import BUFFER, listen
+from quicether.host.exits import BROAD, TABLE
+from quicether.host.kernel_events import BUFFER, NETWORK, RULES, listen
 from quicether.host.kernel_state import PROTOCOL
 from quicether.host.underlay import Underlay, read_underlay
 
@@ -31,7 +31,7 @@ class UnderlayMonitor:
     The overlay's own devices and routes do not count, but for a default route into the overlay. A
     link or address event counts only where addresses, gateways or MTUs differ afterwards (a
     wireless link talks all the time); a route event always does, because any route may be a
-    peer's.
+    peer's. That a rule of ours or a way out was deleted is no change, but a reason to look.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class UnderlayMonitor:
     ) -> None:
         """Report to changed. own, mark: as for `read_underlay`. settle: seconds.
 
-        before: done before each reading, for what decides where packets of ours leave.
+        before: done before each reading, for what decides where packets of ours leave; it puts
+        back what somebody has taken away of that.
         """
         self._changed = changed
         self._own = own
@@ -62,7 +63,7 @@ class UnderlayMonitor:
 
     async def start(self) -> Underlay:
         """Begin to watch and return what is there now. Raises HostError."""
-        watching = self._socket = listen()
+        watching = self._socket = listen(NETWORK | RULES)
         self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
         asyncio.get_running_loop().add_reader(watching.fileno(), self._read, watching)
         try:
@@ -102,7 +103,12 @@ class UnderlayMonitor:
 
     def _take(self, message: Any) -> None:
         kind = message["header"]["type"]
-        if kind in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE):
+        if kind in (rtnl.RTM_NEWRULE, rtnl.RTM_DELRULE):
+            if kind == rtnl.RTM_NEWRULE or message.get_attr("FRA_PROTOCOL") != PROTOCOL:
+                return
+        elif kind == rtnl.RTM_DELROUTE and message.get_attr("RTA_TABLE") == TABLE:
+            pass
+        elif kind in (rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE):
             own = message.get_attr("RTA_OIF") in self._own_indexes
             if message["proto"] == PROTOCOL or (own and message["dst_len"] > BROAD):
                 return
