@@ -172,6 +172,23 @@ def test_large_lists_are_invalidated_instead_of_sent() -> None:
     run(test, "home")
 
 
+def test_telling_of_changes_does_not_list_what_may_be_a_million() -> None:
+    async def test(it: Bench) -> None:
+        await it.me.watch()
+        tunnel = it.controller.tunnels["home"]
+        before = tunnel.listed
+        tunnel.ready = False
+        it.controller.change()
+        await it.me.until(lambda seen: len(seen) == 1)
+        tunnel.all_routes.pop()
+        it.controller.change()
+        await it.me.until(lambda seen: len(seen) == 2)
+        assert it.me.signals[-1][2][2] == ["RouteCount", "Routes"]
+        assert tunnel.listed == before
+
+    run(test, "home")
+
+
 def test_a_tunnel_that_is_replaced_at_once_is_another_object() -> None:
     async def test(it: Bench) -> None:
         await it.me.watch()

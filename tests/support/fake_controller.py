@@ -112,6 +112,7 @@ class FakeTunnel:
     all_routes: list[RouteStatus] = field(default_factory=lambda: list(ROUTES))
     ping_gate: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled_pings: int = 0
+    listed: int = 0
 
     @property
     def peer_count(self) -> int:
@@ -122,9 +123,19 @@ class FakeTunnel:
         return len(self.all_routes)
 
     def peers(self, start: int, count: int) -> Sequence[PeerStatus]:
+        self.listed += 1
         return self.all_peers[start : start + count]
 
+    @property
+    def peers_revision(self) -> object:
+        return tuple(self.all_peers)
+
+    @property
+    def routes_revision(self) -> object:
+        return tuple(self.all_routes)
+
     def routes(self, start: int, count: int) -> Sequence[RouteStatus]:
+        self.listed += 1
         return self.all_routes[start : start + count]
 
     async def lookup(self, address: Address) -> LookupResult:

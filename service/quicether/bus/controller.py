@@ -114,8 +114,19 @@ class TunnelView(Protocol):
         """How many peers there are."""
 
     @property
+    def peers_revision(self) -> object:
+        """Something else whenever `peers` and `peer_count` may be; cheap, however many there are.
+
+        What is measured all the time, as round-trip times are, need not count.
+        """
+
+    @property
     def route_count(self) -> int:
-        """How many candidates the routing table holds."""
+        """How many routes there are."""
+
+    @property
+    def routes_revision(self) -> object:
+        """Something else whenever `routes` and `route_count` may be; likewise."""
 
     def peers(self, start: int, count: int) -> Sequence[PeerStatus]:
         """Return at most count peers from the start-th on, ordered by name, then id."""

@@ -68,6 +68,9 @@ class Exported(Protocol):
     def get(self, name: str) -> Any:
         """Return a property that the interface has, variants as (signature, value)."""
 
+    def revision(self, name: str) -> object:
+        """Return what differs whenever a property that `INVALIDATES` may; cheap, unlike `get`."""
+
 
 class Objects(Protocol):
     """The tree of objects."""

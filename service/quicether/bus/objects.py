@@ -12,11 +12,12 @@ from quicether.bus.contract import LIST_LIMIT, Action, How, LinkOwnerName, tunne
 from quicether.bus.controller import Controller, TunnelView, UpRequest
 from quicether.bus.dispatch import Caller
 from quicether.bus.interface import Interface
-from quicether.bus.status import to_wire
+from quicether.bus.status import Wire, to_wire
 from quicether.config import values
 from quicether.config.options import OPTIONS
 from quicether.config.settings import unknown
 from quicether.errors import ConfigError
+from quicether.host.desired import HostConfig
 
 _HOW_SIGNATURE: Final = {How.OWNER: "s", How.BOUND: "b", How.TRANSIENT: "b", How.PRIVATE: "b"}
 _TRUSTED_BY: Final = frozenset({"pinned-peers", "key-file", "certificate-file"})
@@ -43,6 +44,10 @@ class ManagerObject:
     def get(self, name: str) -> Any:
         """See `Exported.get`."""
         return self._version if name == "Version" else dict(self._controller.failures)
+
+    def revision(self, name: str) -> object:
+        """See `Exported.revision`."""
+        return self.get(name)
 
     async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
         """See `Exported.call`."""
@@ -112,6 +117,7 @@ class TunnelObject:
 
     def __init__(self, view: TunnelView) -> None:
         self.view = view
+        self._shown: tuple[HostConfig | None, Wire] = (None, {})
 
     @property
     def interface(self) -> Interface:
@@ -127,7 +133,10 @@ class TunnelObject:
             case "NodeId":
                 return str(view.node_id)
             case "HostConfig":
-                return wire.host_config(view.host_config)
+                # Asked for at every change, and seldom another one.
+                if self._shown[0] is not view.host_config:
+                    self._shown = view.host_config, wire.host_config(view.host_config)
+                return self._shown[1]
             case "Counters":
                 return wire.counters(view.counters)
             case "Offers":
@@ -141,6 +150,10 @@ class TunnelObject:
             case "Routes":
                 return [to_wire(route) for route in view.routes(0, LIST_LIMIT)]
         return getattr(view, _ATTRIBUTES[name])
+
+    def revision(self, name: str) -> object:
+        """See `Exported.revision`."""
+        return getattr(self.view, _REVISIONS[name])
 
     async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
         """See `Exported.call`."""
@@ -172,6 +185,12 @@ _ATTRIBUTES: Final = {
     "Since": "since",
     "PeerCount": "peer_count",
     "RouteCount": "route_count",
+}
+_REVISIONS: Final = {
+    "PeerCount": "peers_revision",
+    "Peers": "peers_revision",
+    "RouteCount": "routes_revision",
+    "Routes": "routes_revision",
 }
 
 

@@ -23,7 +23,8 @@ PUBLISH_INTERVAL: Final = 0.2
 """Seconds between two rounds of signals; the first change after quiet is told at once."""
 
 Published: TypeAlias = dict[str, tuple[str, Any]]
-"""Name of a property → (signature, value), as it was told last."""
+"""Name of a property → (signature, value), as it was told last; of one that is only invalidated,
+its revision."""
 
 
 class BusService:
@@ -185,8 +186,11 @@ class BusService:
 
 def _watched(exported: Exported) -> Published:
     """Return the properties whose changes are told, as they are now."""
-    return {
-        item.name: (item.signature, exported.get(item.name))
-        for item in exported.interface.properties
-        if item.changes in (Changes.TOLD, Changes.INVALIDATES)
-    }
+    watched: Published = {}
+    for item in exported.interface.properties:
+        if item.changes is Changes.TOLD:
+            watched[item.name] = item.signature, exported.get(item.name)
+        elif item.changes is Changes.INVALIDATES:
+            # Of these there may be a million, and this is done several times a second.
+            watched[item.name] = item.signature, exported.revision(item.name)
+    return watched

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from operator import attrgetter
 
-from quicether.bus.status import LookupResult, PeerStatus, RouteStatus
+from quicether.bus.status import LookupResult, PeerStatus, PingResult, RouteStatus
+from quicether.errors import ConfigError
 from quicether.model import (
     Address,
     Member,
@@ -23,7 +26,97 @@ from quicether.overlay.mesh import Mesh
 from quicether.overlay.peers import TargetKind
 
 
-def peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
+class Report:
+    """Tells of the peers and routes of one mesh.
+
+    Peers are put together when they are asked for. Routes may be a million: their order is kept
+    until one comes or goes, and only those that are asked for are described.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._rows: list[Prefix] = []
+        self._rows_version = mesh.routes.version - 1
+
+    @property
+    def peers_revision(self) -> object:
+        """Something else whenever there are other peers, or one of them is not what it was."""
+        return self._mesh.revision
+
+    @property
+    def routes_revision(self) -> object:
+        """Something else whenever there are other routes, or one of them is not what it was."""
+        routes = self._mesh.routes
+        return routes.revision, self._mesh.revision if routes.default_gateway else None
+
+    @property
+    def peer_count(self) -> int:
+        """How many peers there are."""
+        return len(self._peers())
+
+    @property
+    def route_count(self) -> int:
+        """How many routes there are."""
+        return self._mesh.routes.size + len(_everything(self._mesh))
+
+    def peers(self, start: int, count: int) -> list[PeerStatus]:
+        """Return at most count peers from the start-th on, by name, then id."""
+        return self._peers()[start : start + count]
+
+    def routes(self, start: int, count: int) -> list[RouteStatus]:
+        """Return at most count routes from the start-th on.
+
+        Every candidate of every prefix, ordered by prefix, the one in use first; then what the
+        default gateway gets.
+        """
+        rows, routes = self._ordered(), self._mesh.routes
+        page = rows[start : start + count]
+        found: list[RouteStatus] = []
+        # The first row may be one of the later candidates of its prefix.
+        rank = start - bisect_left(rows, order(page[0]), hi=start, key=order) if page else 0
+        for prefix in dict.fromkeys(page):
+            candidates = enumerate(routes.candidates(prefix))
+            found += [_route(self._mesh, each, used=at == 0) for at, each in candidates][rank:]
+            rank = 0
+        found += _everything(self._mesh)[max(start - len(rows), 0) :]
+        return found[:count]
+
+    def lookup(self, address: Address, *, asked: bool) -> LookupResult:
+        """Return where packets to address go now. asked: the DHT was asked before."""
+        return _lookup(self._mesh, address, asked=asked)
+
+    async def ping(self, node: str, patience: float) -> PingResult:
+        """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
+        mesh = self._mesh
+        member = mesh.routes.only(node)
+        if member.node_id == mesh.me.node_id:
+            raise ConfigError(f"node {node!r} is this node itself")
+        rtt = await mesh.ping(member.node_id, patience)
+        connection = mesh.peers.active(member.node_id)
+        return PingResult(
+            node_id=str(member.node_id),
+            name=member.name,
+            rtt=rtt,
+            address=None if connection is None else str(connection.remote),
+        )
+
+    def _peers(self) -> list[PeerStatus]:
+        offset = time.time() - time.monotonic()
+        return _peers(self._mesh, lambda monotonic: monotonic + offset)
+
+    def _ordered(self) -> list[Prefix]:
+        """Return all prefixes in order, each as often as it has candidates."""
+        routes = self._mesh.routes
+        if self._rows_version != routes.version:
+            self._rows_version = routes.version
+            ordered = sorted(routes.prefixes(), key=order)
+            self._rows = [
+                prefix for prefix in ordered for _ in range(routes.candidate_count(prefix))
+            ]
+        return self._rows
+
+
+def _peers(mesh: Mesh, unix_time: Callable[[float], float]) -> list[PeerStatus]:
     """Return every peer that is wanted, connected or reached by a gateway, by name, then id.
 
     unix_time: turns the mesh's monotonic seconds into Unix time.
@@ -107,12 +200,9 @@ def _prefixes(mesh: Mesh, node: NodeId) -> tuple[str, ...]:
     return tuple(map(str, sorted(owned, key=order)))
 
 
-def routes(mesh: Mesh) -> list[RouteStatus]:
-    """Return every candidate of every prefix, the one in use first, ordered by prefix."""
+def _everything(mesh: Mesh) -> list[RouteStatus]:
+    """Return what the default gateway gets, if there is one."""
     found: list[RouteStatus] = []
-    for best in sorted(mesh.routes.best_routes(), key=lambda route: order(route.prefix)):
-        for rank, route in enumerate(mesh.routes.candidates(best.prefix)):
-            found.append(_route(mesh, route, used=rank == 0))
     gateway = mesh.routes.default_gateway
     if gateway is not None:
         hop = NextHop.via_gateway(gateway)
@@ -144,8 +234,7 @@ def _route(mesh: Mesh, route: Route, *, used: bool, default: bool = False) -> Ro
     )
 
 
-def lookup(mesh: Mesh, address: Address, *, asked: bool) -> LookupResult:
-    """Return where packets to address go now. asked: the DHT was asked before."""
+def _lookup(mesh: Mesh, address: Address, *, asked: bool) -> LookupResult:
     hop = mesh.routes.fib.lookup(address.packed)
     if hop is None:
         return LookupResult(str(address), asked=asked)

@@ -15,7 +15,7 @@ from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVerdict, RouteStatus
 from quicether.config.settings import Settings
 from quicether.counters import Counters
-from quicether.daemon import report, site
+from quicether.daemon import site
 from quicether.daemon.discovery import discovery
 from quicether.daemon.fixed import check_fixed
 from quicether.daemon.guard import Guard
@@ -23,6 +23,7 @@ from quicether.daemon.host_config import UNDERLAY_MARK, host_config
 from quicether.daemon.links import Choice
 from quicether.daemon.membership import membership
 from quicether.daemon.names import Naming
+from quicether.daemon.report import Report
 from quicether.daemon.tasks import Tasks
 from quicether.daemon.teardown import take_down
 from quicether.daemon.watch import Watch
@@ -120,6 +121,7 @@ class Tunnel:
         self._naming = Naming.of(settings, identity, self._routes, link.resolver)
         self._routes.services = self._naming.services
         self._mesh.use_policy(self._guard.policy)
+        self._report = Report(self._mesh)
         self._membership = membership(identity, self._mesh, self._endpoint, self.counters)
         self._discovery = discovery(
             identity, self._mesh, self.counters, self._guard.audit, lambda: self.endpoints, dht
@@ -272,39 +274,39 @@ class Tunnel:
     @property
     def peer_count(self) -> int:
         """How many peers there are."""
-        return len(self._peers())
+        return self._report.peer_count
+
+    @property
+    def peers_revision(self) -> object:
+        """Something else whenever `peers` may be."""
+        return self._report.peers_revision
 
     @property
     def route_count(self) -> int:
-        """How many candidates the routing table holds."""
-        return len(report.routes(self._mesh))
+        """How many routes there are."""
+        return self._report.route_count
+
+    @property
+    def routes_revision(self) -> object:
+        """Something else whenever `routes` may be."""
+        return self._report.routes_revision
 
     def peers(self, start: int, count: int) -> Sequence[PeerStatus]:
         """Return at most count peers from the start-th on, by name, then id."""
-        return self._peers()[start : start + count]
+        return self._report.peers(start, count)
 
     def routes(self, start: int, count: int) -> Sequence[RouteStatus]:
         """Return at most count routes from the start-th on, by prefix, then preference."""
-        return report.routes(self._mesh)[start : start + count]
+        return self._report.routes(start, count)
 
     async def lookup(self, address: Address) -> LookupResult:
         """Say where packets to address go, after the DHT was asked."""
         asked = await self._discovery.ask(address, LOOKUP_PATIENCE)
-        return report.lookup(self._mesh, address, asked=asked)
+        return self._report.lookup(address, asked=asked)
 
     async def ping(self, node: str) -> PingResult:
         """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
-        member = self._routes.only(node)
-        if member.node_id == self.node_id:
-            raise ConfigError(f"node {node!r} is this node itself")
-        rtt = await self._mesh.ping(member.node_id, PING_PATIENCE)
-        connection = self._mesh.peers.active(member.node_id)
-        return PingResult(
-            node_id=str(member.node_id),
-            name=member.name,
-            rtt=rtt,
-            address=None if connection is None else str(connection.remote),
-        )
+        return await self._report.ping(node, PING_PATIENCE)
 
     async def policy_test(
         self, source: str, destination: Address, protocol: str, port: int | None
@@ -315,10 +317,6 @@ class Tunnel:
         return self._guard.explain(member, receiver, destination, protocol, port)
 
     # -- inside ------------------------------------------------------------------------------
-
-    def _peers(self) -> list[PeerStatus]:
-        offset = time.time() - time.monotonic()
-        return report.peers(self._mesh, lambda monotonic: monotonic + offset)
 
     def _serve(self) -> None:
         """Say to the overlay what the settings make this node serve. Raises ConfigError."""

@@ -60,6 +60,7 @@ class Mesh:
         once a turn of the event loop, when anything a user can see is different.
         """
         self.me = me
+        self.revision = 0  # another one whenever changed is called
         self.routes = routes
         self.peers = PeerTable(me.node_id, entropy)
         self.outside = Outside(me)
@@ -316,9 +317,7 @@ class Mesh:
 
     def wanted(self, node: NodeId) -> bool:
         """Connect to a node that a packet wants to go to; True while that is under way."""
-        if self.peers.active(node) is not None:
-            return True
-        return self._locate(node) or self._is_tried(node)
+        return self.peers.active(node) is not None or self._locate(node) or self._is_tried(node)
 
     def spoofed(self, node: NodeId, packet: PacketView) -> None:
         """Pass a security event on."""
@@ -387,6 +386,7 @@ class Mesh:
 
     def _publish(self) -> None:
         self._publishing = None
+        self.revision += 1
         self._offer()
         if self._forwarder is not None:
             self._forwarder.swap(self.snapshot())

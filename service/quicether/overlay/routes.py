@@ -50,6 +50,7 @@ class OverlayRoutes:
         self.for_host: Final = HostRouteSelection()
         """What of these routes the OS is to have."""
         self._members: dict[NodeId, Member] = {}
+        self._members_version = 0
         self._owners: Owners | None = None
         self._served: dict[NodeId, frozenset[Prefix]] = {}
         self._exits: dict[NodeId, frozenset[int]] = {}
@@ -69,6 +70,7 @@ class OverlayRoutes:
         if self._members.get(member.node_id) == member:
             return
         self._members[member.node_id] = member
+        self._members_version += 1
         self._owners = None
         for prefix, reference in self._static:
             if member.is_called(reference) and member.covers(prefix):
@@ -128,6 +130,7 @@ class OverlayRoutes:
     def forget(self, node: NodeId) -> None:
         """Drop a member and every route over it: it was revoked or left."""
         self._members.pop(node, None)
+        self._members_version += 1
         self._served.pop(node, None)
         self._exits.pop(node, None)
         self._owners = None
@@ -162,9 +165,9 @@ class OverlayRoutes:
         names = ", ".join(f"{member.name} ({member.node_id.short})" for member in found[:4])
         raise ConfigError(f"node {reference!r} may be any of {names}; write more of its id")
 
-    def best_routes(self) -> list[Route]:
-        """Return the route in force for every prefix, in no order."""
-        return list(self._table)
+    def prefixes(self) -> list[Prefix]:
+        """Return every prefix that has a route, in no order."""
+        return self._table.prefixes()
 
     def owned_by(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix that node is known to own, its own addresses included."""
@@ -188,6 +191,10 @@ class OverlayRoutes:
         """Return every candidate for a prefix, the best first."""
         return self._table.candidates(prefix)
 
+    def candidate_count(self, prefix: Prefix) -> int:
+        """Return how many candidates there are for a prefix."""
+        return self._table.candidate_count(prefix)
+
     @property
     def fib(self) -> FibView:
         """The present FIB: the same object until a next hop changes."""
@@ -202,6 +209,16 @@ class OverlayRoutes:
     def version(self) -> int:
         """Another number whenever a candidate came or went."""
         return self._table.version
+
+    @property
+    def revision(self) -> tuple[int, int, int]:
+        """Something else whenever anything that can be asked here may be different."""
+        return self._table.version, self._table.paths_version, self._members_version
+
+    @property
+    def size(self) -> int:
+        """How many candidates there are, of all prefixes together."""
+        return self._table.size
 
     @property
     def kinds(self) -> Mapping[NextHopKind, int]:

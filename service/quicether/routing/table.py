@@ -81,7 +81,8 @@ class RoutingTable:
     and goes for nothing.
 
     refused: candidates that were turned away or pushed out because a bound was reached.
-    version: another number whenever a candidate came or went.
+    version: another number whenever a candidate came or went. paths_version: another number
+    whenever the way to a node is another. size: how many candidates there are, of all prefixes.
     """
 
     def __init__(
@@ -89,6 +90,8 @@ class RoutingTable:
     ) -> None:
         self.refused = 0
         self.version = 0
+        self.paths_version = 0
+        self.size = 0
         self._max_prefixes = max_prefixes
         self._max_candidates = max_candidates
         self._candidates: dict[Prefix, _Candidates] = {}
@@ -137,6 +140,7 @@ class RoutingTable:
         for origin in self._origins_of(node):
             changes += self.replace(origin.next_hop, origin.source, ())
         self._paths.pop(node, None)
+        self.paths_version += 1
         return changes
 
     def update_node(
@@ -146,6 +150,7 @@ class RoutingTable:
         path = _Path(reachable, rtt if reachable else None)
         if path == self._paths.get(node, _NOWHERE):
             return []
+        self.paths_version += 1
         contested = self._contested.get(node, ())
         before = [(prefix, *self._standing(prefix)) for prefix in contested]
         if path == _NOWHERE:
@@ -179,6 +184,10 @@ class RoutingTable:
         rest = sorted(present[1:], key=self._sort_key)
         return tuple(self._route(prefix, origin) for origin in (*present[:1], *rest))
 
+    def candidate_count(self, prefix: Prefix) -> int:
+        """Return how many candidates there are for exactly this prefix."""
+        return len(self._candidates.get(prefix, ()))
+
     def prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix for which node is a candidate, as owner or as gateway."""
         return frozenset().union(*(origin.prefixes for origin in self._origins_of(node)))
@@ -187,6 +196,10 @@ class RoutingTable:
         """Return every prefix for which next_hop is a candidate, on whosever word."""
         found = (self._origins.get((next_hop, source)) for source in RouteSource)
         return frozenset().union(*(origin.prefixes for origin in found if origin is not None))
+
+    def prefixes(self) -> list[Prefix]:
+        """Return every prefix that has a route, in no order."""
+        return list(self._candidates)
 
     def __iter__(self) -> Iterator[Route]:
         """Iterate over the best route of each prefix, in no order."""
@@ -237,9 +250,11 @@ class RoutingTable:
         if not origin.prefixes:
             self._origins[origin.next_hop, origin.source] = origin
         origin.prefixes.add(prefix)
+        self.size += 1
 
     def _unlink(self, origin: _Origin, prefix: Prefix) -> None:
         origin.prefixes.remove(prefix)
+        self.size -= 1
         if not origin.prefixes:
             del self._origins[origin.next_hop, origin.source]
 
