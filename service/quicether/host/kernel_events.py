@@ -1,4 +1,4 @@
-"""rtnetlink's notifications: a socket that hears them, and waiting for what they bring about."""
+"""rtnetlink's notifications: hearing them one by one, and waiting for what they bring about."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import errno
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from pyroute2.netlink import rtnl
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from quicether.errors import HostError
 
@@ -22,13 +23,12 @@ NETWORK: Final = (
 )
 """Links, addresses and routes."""
 RULES: Final = rtnl.RTMGRP_IPV4_RULE | rtnl.RTMGRP_IPV6_RULE
+READS: Final = 64
+"""Reads in one turn of the loop: whoever floods us with events holds up nothing else."""
 
 
 def listen(groups: int = NETWORK) -> socket.socket:
-    """Return a non-blocking socket that hears of links, addresses and routes, or of other groups.
-
-    Raises HostError.
-    """
+    """Return a non-blocking socket that hears the notifications of groups. Raises HostError."""
     listening = socket.socket(
         socket.AF_NETLINK,
         socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
@@ -40,6 +40,49 @@ def listen(groups: int = NETWORK) -> socket.socket:
         listening.close()
         raise HostError(f"the kernel's network events: {refusal.strerror}") from refusal
     return listening
+
+
+class Listener:
+    """Hands over each notification of the kernel, from open to close.
+
+    groups: what of, as for `listen`. heard: given each message, as pyroute2 parses it. missed:
+    called when the kernel dropped some because we were slow; anything may have changed then.
+    """
+
+    def __init__(
+        self, groups: int, heard: Callable[[Any], None], missed: Callable[[], None]
+    ) -> None:
+        self._groups = groups
+        self._heard = heard
+        self._missed = missed
+        self._marshal = MarshalRtnl()
+        self._socket: socket.socket | None = None
+
+    def open(self) -> None:
+        """Begin to listen. Raises HostError."""
+        listening = self._socket = listen(self._groups)
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._read, listening)
+
+    def close(self) -> None:
+        """Hear nothing more. Idempotent."""
+        listening, self._socket = self._socket, None
+        if listening is not None:
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+            listening.close()
+
+    def _read(self, listening: socket.socket) -> None:
+        for _ in range(READS):
+            try:
+                data = listening.recv(BUFFER)
+            except BlockingIOError:
+                return
+            except OSError as failure:
+                if failure.errno != errno.ENOBUFS:
+                    raise
+                self._missed()
+                return
+            for message in self._marshal.parse(data):
+                self._heard(message)
 
 
 async def until(condition: Callable[[], Awaitable[bool]], deadline: float) -> bool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from pyroute2.netlink import rtnl
-from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from quicether.errors import HostError
 from quicether.host.exits import BROAD, TABLE
-from quicether.host.kernel_events import BUFFER, NETWORK, RULES, listen
+from quicether.host.kernel_events import NETWORK, RULES, Listener
 from quicether.host.kernel_state import PROTOCOL
 from quicether.host.underlay import Underlay, read_underlay
 
@@ -22,7 +20,6 @@ log = logging.getLogger(__name__)
 
 SETTLE: Final = 0.3
 """Seconds from the first event to the report: an uplink that changes sends a dozen events."""
-_READS: Final = 64
 
 
 class UnderlayMonitor:
@@ -53,8 +50,7 @@ class UnderlayMonitor:
         self._mark = mark
         self._settle = settle
         self._before = before
-        self._socket: socket.socket | None = None
-        self._marshal = MarshalRtnl()
+        self._listener = Listener(NETWORK | RULES, self._take, self._missed)
         self._own_indexes: set[int] = set()
         self._rerouted = False
         self._timer: asyncio.TimerHandle | None = None
@@ -63,9 +59,8 @@ class UnderlayMonitor:
 
     async def start(self) -> Underlay:
         """Begin to watch and return what is there now. Raises HostError."""
-        watching = self._socket = listen(NETWORK | RULES)
+        self._listener.open()
         self._own_indexes = {i for i, name in socket.if_nameindex() if self._own(name)}
-        asyncio.get_running_loop().add_reader(watching.fileno(), self._read, watching)
         try:
             self.underlay = await self._look()
         except HostError:
@@ -80,26 +75,7 @@ class UnderlayMonitor:
         if self._reading is not None:
             self._reading.cancel()
         self._timer = self._reading = None
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-
-    def _read(self, watching: socket.socket) -> None:
-        for _ in range(_READS):
-            try:
-                data = watching.recv(BUFFER)
-            except BlockingIOError:
-                return
-            except OSError as failure:
-                if failure.errno != errno.ENOBUFS:
-                    raise
-                # The kernel dropped events because we were slow: anything may have changed.
-                self._rerouted = True
-                self._schedule()
-                return
-            for message in self._marshal.parse(data):
-                self._take(message)
+        self._listener.close()
 
     def _take(self, message: Any) -> None:
         kind = message["header"]["type"]
@@ -120,6 +96,10 @@ class UnderlayMonitor:
                 return
         elif message["index"] in self._own_indexes:
             return
+        self._schedule()
+
+    def _missed(self) -> None:
+        self._rerouted = True
         self._schedule()
 
     async def _look(self) -> Underlay:
