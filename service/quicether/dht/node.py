@@ -25,10 +25,10 @@ from quicether.dht.contents import Content
 from quicether.dht.core import Core, DhtConfig, Entropy
 from quicether.dht.directory import Directory
 from quicether.dht.events import BootstrapWanted, Event, Joined, LookupDone
+from quicether.dht.handover import Handover
 from quicether.dht.keyspace import bucket_index
 from quicether.dht.lookup import Lookup
-from quicether.dht.messages import FindNode, Nodes, Store, batches
-from quicether.dht.outbox import Outbox
+from quicether.dht.messages import FindNode, Nodes
 from quicether.dht.publisher import Publisher
 from quicether.dht.records import Record, Signer, Verifier
 from quicether.dht.responder import Responder
@@ -44,12 +44,6 @@ JOIN_RETRY: Final = 2.0
 JOIN_RETRY_MAX: Final = 60.0
 REJOIN_PAUSE: Final = 30.0
 """At most one rejoin in so many seconds."""
-HAND_OVER_AFTER: Final = 1.0
-"""Seconds in which newcomers gather before values are handed to them."""
-HAND_OVER_AGAIN: Final = 20.0
-MAX_NEWCOMERS: Final = 64
-REACH: Final = 2
-"""Newcomers are considered up to so many buckets beyond our k closest neighbours."""
 EXPIRE_EVERY: Final = 60.0
 _NEAR_WIDTH: Final = 4
 
@@ -60,18 +54,16 @@ class DhtNode:
     __slots__ = (
         "_core",
         "_directory",
+        "_handover",
         "_join_wait",
         "_joined",
         "_joining",
         "_last_join",
         "_lookup_count",
         "_lookups",
-        "_newcomers",
-        "_outbox",
         "_publisher",
         "_refreshing",
         "_responder",
-        "_watchers",
     )
 
     def __init__(
@@ -92,10 +84,10 @@ class DhtNode:
         """
         core = Core(me, network_id, verifier, config or DhtConfig(), random, counters, clock_offset)
         self._core = core
-        self._outbox = Outbox(core)
         self._directory = Directory(core)
-        self._watchers = Watchers(core)
-        self._responder = Responder(core, self._directory, self._watchers)
+        watchers = Watchers(core)
+        self._handover = Handover(core, watchers)
+        self._responder = Responder(core, self._directory, watchers)
         self._publisher = Publisher(core, me.node_id, signer, self._responder.keep)
         self._joined = False
         self._joining = False
@@ -103,7 +95,6 @@ class DhtNode:
         self._last_join = -REJOIN_PAUSE
         self._lookup_count = 0
         self._lookups: set[int] = set()
-        self._newcomers: dict[int, Contact] = {}
         self._refreshing: set[int] = set()
         core.on_newcomer = self._newcomer
         core.on_return = self._returned
@@ -257,10 +248,7 @@ class DhtNode:
             core.schedule(now + core.spread(core.config.refresh), self._refresh, index)
         if not self._joined:
             self._join(now)
-        if not self._newcomers:
-            core.schedule(now + HAND_OVER_AFTER, self._gathered)
-        if len(self._newcomers) < MAX_NEWCOMERS:
-            self._newcomers[contact.key] = contact
+        self._handover.add(contact, now)
 
     def _returned(self, contact: Contact, now: float) -> None:
         """Join again, because we were cut off, alone or with a part of the network."""
@@ -330,43 +318,6 @@ class DhtNode:
                 missing -= 1
                 core.ping(contact, now)
 
-    def _gathered(self, now: float) -> None:
-        newcomers, self._newcomers = self._newcomers, {}
-        self._watchers.dismiss(now)
-        core = self._core
-        neighbours = core.table.closest(core.me.key)
-        if len(neighbours) == K:
-            # Far from us is far from the keys that we are the closest holder of.
-            reach = bucket_index(neighbours[-1].key, core.me.key) + REACH
-            if all(bucket_index(key, core.me.key) > reach for key in newcomers):
-                return
-        # A second time for values that were handed to us just as those newcomers came.
-        core.schedule(now + HAND_OVER_AGAIN, self._hand_over, newcomers, core.store.revision)
-        self._hand_over(newcomers, 0, now)
-
-    def _hand_over(self, newcomers: dict[int, Contact], since: int, now: float) -> None:
-        """Give newcomers the values that they should keep, if nobody older is closer than us.
-
-        However many newcomers are closer: they do not have the values yet. since: only what was
-        stored here after this revision; by then they have, so the closest alone go on.
-        """
-        core = self._core
-        wall = core.wall(now)
-        for key in core.store:
-            closer = core.table.closer_than_us(key, K)
-            if any(contact.key not in newcomers for contact in closer):
-                continue
-            if since and len(closer) > 1:
-                continue
-            receivers = [c for c in core.table.closest(key) if c.key in newcomers]
-            if not receivers:
-                continue
-            changes = core.store.changes(key, since, wall, quiet=True)
-            wires = [value.record.wire for value in changes]
-            for newcomer in receivers:
-                for batch in batches(wires):
-                    self._outbox.ask(newcomer, Store(key, batch), now, _no_answer, _no_failure)
-
     def _expire(self, now: float) -> None:
         core = self._core
         core.store.expire(core.wall(now))
@@ -412,10 +363,6 @@ def _live(records: Iterable[Record], wall: float) -> Iterable[Record]:
 
 def _ignore(_lookup: Lookup, _now: float) -> None:
     """The routing table took note of all who answered."""
-
-
-def _no_answer(_answer: object, _now: float) -> None:
-    """The newcomer keeps it, or has its reasons."""
 
 
 def _no_failure(_now: float) -> None:
