@@ -285,10 +285,10 @@ def test_a_flood_of_watches_and_peers_is_bounded() -> None:
         body = messages.encode(messages.FindValue(key, watch=True))
         node.handle_request(contact(number), body, 1.0)
     assert len(node.poll()) <= 1100
-    assert len(node._watchers) == watchers.MAX_WATCHES
+    assert len(node._responder._watchers) == watchers.MAX_WATCHES
     assert len(node._core.table) <= 160 * 20
     node = machine(INDEX)
     for number in range(1000):
         body = messages.encode(messages.FindValue(INDEX, watch=True))
         node.handle_request(contact(number), body, 1.0)
-    assert len(node._watchers) == watchers.MAX_PER_KEY
+    assert len(node._responder._watchers) == watchers.MAX_PER_KEY
