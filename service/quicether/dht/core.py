@@ -9,30 +9,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from quicether.counters import Counters
 from quicether.dht import messages
 from quicether.dht.buckets import Entry, RoutingTable
 from quicether.dht.contact import Contact
 from quicether.dht.contents import NODE_TTL, RecordRefused
+from quicether.dht.entropy import Entropy
 from quicether.dht.events import Event, SendRequest
 from quicether.dht.messages import Request, Response
 from quicether.dht.records import Record, Verifier
 from quicether.dht.store import DEFAULT_LIMITS, StoreLimits, ValueStore
 from quicether.errors import ProtocolError
 from quicether.model import DropReason
-
-
-class Entropy(Protocol):
-    """Where chance comes from: the system's in a node, seeded in the simulator."""
-
-    def random(self) -> float:
-        """Return a number in [0, 1)."""
-
-    def getrandbits(self, k: int, /) -> int:
-        """Return a number of k random bits."""
-
 
 MAX_CALLS: Final = 1024
 """Requests without an answer yet; more fail at once."""

@@ -22,8 +22,9 @@ from quicether.counters import Counters
 from quicether.dht.buckets import K
 from quicether.dht.contact import Contact
 from quicether.dht.contents import Content
-from quicether.dht.core import Core, DhtConfig, Entropy
+from quicether.dht.core import Core, DhtConfig
 from quicether.dht.directory import Directory
+from quicether.dht.entropy import Entropy
 from quicether.dht.events import BootstrapWanted, Event, Joined, LookupDone
 from quicether.dht.handover import Handover
 from quicether.dht.keyspace import bucket_index
