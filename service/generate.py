@@ -5,9 +5,11 @@ Run `python service/generate.py` with dependency group `docs` after a change of 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -208,8 +210,33 @@ def generated() -> dict[Path, str]:
         HERE / "man" / "quicether-json.schema.json": schema(),
     }
     for shell, name in COMPLETIONS.items():
-        files[HERE / "completions" / name] = shtab.complete(build_parser(), shell)
+        files[HERE / "completions" / name] = completion(shell)
     return files
+
+
+def completion(shell: str) -> str:
+    """Return a shell's completion: shtab's, told what it does not know of our arguments."""
+    parser = build_parser()
+    for action in _arguments(parser):
+        about: Any = action
+        if action.metavar == "FILE":
+            about.complete = shtab.FILE
+        elif shell == "zsh" and not (action.option_strings or action.choices):
+            # Without candidates zsh shows a message here, and then inserts no flag either.
+            about.complete = {"zsh": "()"}
+        if shell == "zsh" and isinstance(action.metavar, str):
+            # Behind a colon zsh looks for what to run.
+            action.metavar = action.metavar.replace(":", "\\:")
+    return shtab.complete(parser, shell)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """Yield the arguments of a parser and of all commands below it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in dict.fromkeys(action.choices.values()):
+                yield from _arguments(below)
 
 
 def main() -> None:

@@ -45,7 +45,17 @@ _shtab_quicether_logs_option_strings=(-h --help -f --follow -n --lines --json)
 _shtab_quicether_diag_option_strings=(-h --help -o --output --json)
 _shtab_quicether_option_strings=(-h --help --version)
 
-
+_shtab_quicether_start___config_COMPGEN=_shtab_compgen_files
+_shtab_quicether_start___key_file_COMPGEN=_shtab_compgen_files
+_shtab_quicether_start___certificate_file_COMPGEN=_shtab_compgen_files
+_shtab_quicether_start___policy_file_COMPGEN=_shtab_compgen_files
+_shtab_quicether_network_sign___out_COMPGEN=_shtab_compgen_files
+_shtab_quicether_network_install_pos_1_COMPGEN=_shtab_compgen_files
+_shtab_quicether_policy_check_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_quicether_policy_test_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_quicether_config_validate_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_quicether_diag__o_COMPGEN=_shtab_compgen_files
+_shtab_quicether_diag___output_COMPGEN=_shtab_compgen_files
 
 _shtab_quicether_start___role_choices=(standard gateway)
 _shtab_quicether_start___link_choices=(auto networkmanager networkd netlink)

@@ -52,7 +52,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     default = f" Default: {option.default}." if option.default else ""
     parser.add_argument(
         option.flag,
-        dest=f"option:{option.key}",
+        dest=f"option.{option.key}",
         action="append",
         metavar=_metavar(option),
         choices=option.choices or None,
@@ -93,7 +93,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, str]:
     """Return the options that flags gave, as text; a flag given twice counts last, or adds up."""
     found = {}
     for option in OPTIONS.values():
-        given: list[str] | None = getattr(arguments, f"option:{option.key}", None)
+        given: list[str] | None = getattr(arguments, f"option.{option.key}", None)
         if given:
             found[option.key] = " ".join(given) if option.kind.plural else given[-1]
     return found

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -42,26 +46,81 @@ def bash(*words: str) -> set[str]:
         ("quicether start --advertise", {"--advertise-subnet"}),
         ("quicether peers --w", {"--watch"}),
         ("quicether leave --p", {"--purge"}),
+        (f"quicether policy check {COMPLETIONS}/_q", {f"{COMPLETIONS}/_quicether"}),
     ],
 )
-def test_bash_completes_commands_flags_and_values(words: str, offered: set[str]) -> None:
+def test_bash_completes_commands_flags_values_and_files(words: str, offered: set[str]) -> None:
     assert bash(*words.split(" ")) == offered
 
 
-@installed("zsh")
-def test_zsh_loads_its_completion() -> None:
-    load = (
+def zsh(line: str) -> str:
+    """Return what zsh makes of a line when its user presses the tabulator's key."""
+    begin = (
         f"fpath=({COMPLETIONS} $fpath); autoload -Uz compinit; compinit -D -u; "
-        "autoload +X -Uz _quicether; print ${_comps[quicether]}; whence -w _quicether"
+        'show() { print -r -- "<$BUFFER>"; BUFFER= }; zle -N show; bindkey "^O" show; '
+        "print re''ady\n"
     )
-    assert run("zsh", "-f", "-c", load) == "_quicether\n_quicether: function\n"
+    ours, its = pty.openpty()
+    shell = subprocess.Popen(
+        ["setsid", "--ctty", "zsh", "-f", "-i"],
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env={"PATH": "/usr/bin:/bin", "TERM": "dumb", "COLUMNS": "400"},
+    )
+    try:
+        os.write(ours, begin.encode())
+        read_until(ours, b"ready")
+        os.write(ours, f"{line}\t\x0f".encode())
+        printed = read_until(ours, b">").decode()
+        assert "not found" not in printed, "zsh ran a part of the completion"
+        return printed.rpartition("<")[2].rstrip("> \r\n")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(ours)
+        os.close(its)
+
+
+def read_until(terminal: int, mark: bytes) -> bytes:
+    printed, end = b"", time.monotonic() + 30
+    while mark not in printed:
+        readable, _, _ = select.select([terminal], [], [], max(end - time.monotonic(), 0))
+        assert readable, printed
+        printed += os.read(terminal, 65536)
+    return printed
+
+
+@installed("zsh")
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("quicether stat", "quicether status"),
+        ("quicether network cr", "quicether network create"),
+        ("quicether leave --p", "quicether leave --purge"),
+        ("quicether start --role g", "quicether start --role gateway"),
+        ("quicether start --peer x", "quicether start --peer x"),
+        (
+            f"quicether policy check {COMPLETIONS}/_q",
+            f"quicether policy check {COMPLETIONS}/_quicether",
+        ),
+    ],
+)
+def test_zsh_completes_commands_flags_values_and_files(line: str, completed: str) -> None:
+    assert zsh(line) == completed
 
 
 @installed("fish")
 @pytest.mark.parametrize(
     ("line", "offered"),
-    [("quicether st", {"start", "stop", "status"}), ("quicether network cr", {"create"})],
+    [
+        ("quicether st", {"start", "stop", "status"}),
+        ("quicether network cr", {"create"}),
+        ("quicether leave --p", {"--purge"}),
+        ("quicether start --role ", {"standard", "gateway"}),
+        (f"quicether policy check {COMPLETIONS}/_q", {f"{COMPLETIONS}/_quicether"}),
+    ],
 )
-def test_fish_completes(line: str, offered: set[str]) -> None:
+def test_fish_completes_commands_flags_values_and_files(line: str, offered: set[str]) -> None:
     found = run("fish", "-N", "-c", f"source {COMPLETIONS}/quicether.fish; complete -C '{line}'")
     assert {each.partition("\t")[0] for each in found.splitlines()} >= offered
