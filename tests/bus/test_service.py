@@ -525,6 +525,32 @@ def test_options_that_widen_trust_or_name_files_need_a_right_of_their_own(
     run(test)
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"bound": Variant("b", True)}, {"private": Variant("b", True)}]
+)
+def test_a_wrong_setting_is_named_even_where_the_tunnel_is_up(how: dict[str, Variant]) -> None:
+    """Beside an option that is privileged the answer was AlreadyUp, whatever else was wrong."""
+
+    async def test(it: Bench) -> None:
+        options = {"policy-file": "/etc/quicether/policy.toml", "advertise-subnet": "10.0.0.0/8"}
+        name, sentence = await refusal(it.me.up("home", options, how))
+        assert name == ErrorName.INVALID
+        assert "advertise-subnet" in sentence
+
+    run(test, "home")
+
+
+def test_a_privileged_option_does_not_cover_for_another_that_is_left_out() -> None:
+    async def test(it: Bench) -> None:
+        it.polkit.answers["org.quicether1.configure"] = Answer.NO
+        how = {"transient": Variant("b", True)}
+        name, _ = await refusal(it.me.up("x", {"pinned-peers": f"{'11' * 20}=10.0.0.0/8"}, how))
+        assert name == ErrorName.NOT_AUTHORIZED
+        assert it.controller.calls == []
+
+    run(test)
+
+
 def test_what_leaves_out_stored_trust_needs_the_right_to_configure() -> None:
     """`transient`, or another name for the tunnel, took the stored policy and audit away."""
 

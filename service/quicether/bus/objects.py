@@ -67,13 +67,15 @@ class ManagerObject:
     ) -> str:
         given = parse_how(how)
         request = UpRequest(owner=given.get(How.OWNER), transient=given.get(How.TRANSIENT, False))
+        # What is wrong with the settings is said before anything else, and who brings nothing
+        # but privileged options may leave out others that are stored.
+        left_out = self._controller.overridden(tunnel, options, request)
         privileged = [key for key in options if key in OPTIONS and OPTIONS[key].privileged]
         if privileged and given.get(How.PRIVATE):
             raise NotAuthorizedError(
                 f"{privileged[0]} is not taken from a profile that belongs to one user; make "
                 "the profile available to all users, or set it in /etc/quicether"
             )
-        left_out = () if privileged else self._controller.overridden(tunnel, options, request)
         if left_out and given.get(How.PRIVATE):
             raise NotAuthorizedError(
                 f"{left_out[0]} would not be as it is stored for this network, which a profile "
