@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
+from quicether.config.settings import NodeSettings
 from quicether.counters import Counters
 from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.identity.trust import AuthorityTrust
@@ -14,10 +16,11 @@ from quicether.transport.endpoint import Endpoint
 
 
 def membership(
-    identity: NodeIdentity, mesh: Mesh, endpoint: Endpoint, counters: Counters
+    identity: NodeIdentity, mesh: Mesh, endpoint: Endpoint, counters: Counters, node: NodeSettings
 ) -> Membership | None:
     """Return what keeps a node a member; None where peers are pinned and nobody certifies.
 
+    node: where identity was read from.
     Where this machine has the authority's key, others can join and renew here.
     """
     trust = identity.trust
@@ -33,6 +36,7 @@ def membership(
         trust,
         mesh,
         endpoint,
+        load=lambda: store.load_identity(datetime.now(UTC), node.key_file, node.certificate_file),
         registrar=registrar,
         counters=counters,
         clock=time.monotonic,

@@ -122,7 +122,9 @@ class Tunnel:
         self._routes.services = self._naming.services
         self._mesh.use_policy(self._guard.policy)
         self._report = Report(self._mesh)
-        self._membership = membership(identity, self._mesh, self._endpoint, self.counters)
+        self._membership = membership(
+            identity, self._mesh, self._endpoint, self.counters, settings.node
+        )
         self._discovery = discovery(
             identity, self._mesh, self.counters, self._guard.audit, lambda: self.endpoints, dht
         )

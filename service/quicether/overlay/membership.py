@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether.counters import Counters
-from quicether.errors import IdentityError
+from quicether.errors import ConfigError, IdentityError
 from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.identity.trust import AuthorityTrust
 from quicether.model import Member
@@ -42,12 +42,17 @@ class Membership:
         mesh: Mesh,
         endpoint: Endpoint,
         *,
+        load: Callable[[], NodeIdentity],
         registrar: Registrar | None,
         counters: Counters,
         clock: Callable[[], float],
     ) -> None:
-        """clock: monotonic seconds."""
+        """load: reads the node's identity again from where identity was. clock: monotonic seconds.
+
+        load raises IdentityError: something is missing or damaged.
+        """
         self._store = store
+        self._load = load
         self._trust = trust
         self._mesh = mesh
         self._endpoint = endpoint
@@ -84,12 +89,19 @@ class Membership:
     async def reload(self) -> None:
         """Take what commands on this machine changed: the revocation list and the certificate.
 
-        Raises IdentityError: one of them is damaged.
+        Raises IdentityError: one of them is damaged; ConfigError: the node has another key now.
         """
+        identity = self._load()
+        node, running = identity.member.node_id, self._member.node_id
+        if node != running:
+            raise ConfigError(
+                f"this machine's key is node {node.short}'s now, which needs the tunnel to go down "
+                f"and up again; it runs as node {running.short}"
+            )
         revocations = self._store.load_revocations(self._trust.authority)
         if revocations is not None:
             await self._revocations.take(revocations.der)
-        certificate = self._store.load_identity(datetime.now(UTC)).certificate
+        certificate = identity.certificate
         if certificate != self._renewal.certificate:
             self._renewal.certificate = certificate
             self._use(certificate)

@@ -22,6 +22,8 @@ from quicether.daemon.watch import Watch
 from quicether.errors import OWN_FAULT, HostError
 from quicether.host.monitor import UnderlayMonitor
 from quicether.identity.authority import Authority
+from quicether.identity.certificates import to_pem
+from quicether.identity.keys import NodeKey
 from quicether.identity.store import NetworkStore
 from quicether.journal import LEVELS
 from quicether.model import DropReason
@@ -258,6 +260,34 @@ def test_no_more_connections_than_the_settings_say_are_let_in() -> None:
                 while not view.counters.drops[DropReason.CONNECTION_LIMIT]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert view.counters.drops[DropReason.CONNECTION_LIMIT] == 1
+        await tunnels.down("kin")
+
+    run(main)
+
+
+def test_a_reload_reads_the_certificate_where_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read the one at the usual place, or failed where there was none."""
+    shown = []
+    monkeypatch.setattr(AioquicEndpoint, "update_identity", lambda _, new: shown.append(new))
+    usual = NetworkStore.of_system("kin")
+    key, certificate = tmp_path / "my.key", tmp_path / "my.crt"
+    usual.key_path.rename(key)
+    usual.certificate_path.rename(certificate)
+
+    async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        await up(tunnels, port, key_file=str(key), certificate_file=str(certificate))
+        await tunnels.reload("kin")
+        assert shown == []
+        now = datetime.now(UTC)
+        authority = Authority.load(tmp_path / "authority", now)
+        public = NodeKey.load(key).public_raw
+        newer = authority.sign(public, "cafe", now=now, validity=timedelta(days=2))
+        certificate.write_bytes(to_pem(newer))
+        await tunnels.reload("kin")
+        assert shown == [newer]
+        assert not usual.key_path.exists()
         await tunnels.down("kin")
 
     run(main)

@@ -116,6 +116,7 @@ class Node:
             self.trust,
             self.mesh,
             self.endpoint,
+            load=lambda: self.store.load_identity(datetime.now(UTC)),
             registrar=self.registrar if self.store.has_authority else None,
             counters=Counters(),
             clock=clock,
@@ -417,5 +418,22 @@ def test_reload_takes_a_certificate_that_was_installed_by_hand(tmp_path: Path) -
         with pytest.raises(IdentityError):
             await laptop.membership.reload()
         assert laptop.endpoint.certificates == [shown]
+
+    play(tmp_path, scene)
+
+
+def test_reload_refuses_the_certificate_of_another_key(tmp_path: Path) -> None:
+    """It was shown to peers, who could not be answered with the key that the tunnel runs with."""
+
+    async def scene(network: Network) -> None:
+        laptop = network.node("laptop")
+        await laptop.start()
+        network.revoke("laptop")
+        laptop.store.key_path.unlink()
+        laptop.certify()
+        with pytest.raises(ConfigError, match="needs the tunnel to go down and up again"):
+            await laptop.membership.reload()
+        assert laptop.endpoint.certificates == []
+        assert laptop.list_number == 0
 
     play(tmp_path, scene)
