@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
+from weakref import WeakValueDictionary
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
@@ -41,7 +42,7 @@ class Tunnels:
         self._tunnels: dict[str, Tunnel] = {}
         self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
         self._failures: OrderedDict[str, str] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._changed: Callable[[], None] = lambda: None
         self._stopping: set[asyncio.Task[None]] = set()
 
@@ -189,9 +190,7 @@ class Tunnels:
             self._changed()
 
     def _lock(self, name: str) -> asyncio.Lock:
-        """Return the lock of a tunnel; those nobody holds are forgotten, which bounds them."""
-        for idle in [key for key, lock in self._locks.items() if not lock.locked() and key != name]:
-            del self._locks[idle]
+        """Return the lock of a tunnel; it is there as long as somebody holds it or waits for it."""
         return self._locks.setdefault(name, asyncio.Lock())
 
     def _note_failure(self, name: str, error: Exception) -> None:

@@ -33,6 +33,7 @@ class Losable(FakeTunnel):
         self.made.append(self)
 
     async def start(self) -> None:
+        await asyncio.sleep(0)
         self.state = TunnelState.RUNNING
 
     async def stop(self) -> None:
@@ -110,6 +111,31 @@ def test_the_late_end_of_a_lost_tunnel_does_not_forget_the_next_one(
         assert second.stops == 0
         await tunnels.down("pair")
         assert tunnels.tunnels == {}
+
+    run(test)
+
+
+def test_an_order_for_another_tunnel_leaves_those_that_wait_their_turns(
+    run: Callable[..., None],
+) -> None:
+    """Between one order's end and the next one's turn the lock was taken for idle, and forgotten:
+    whoever came then got another one, and both worked on the tunnel at once."""
+
+    async def test(tunnels: Tunnels) -> None:
+        await up(tunnels)
+        Losable.may_end.clear()
+        down = asyncio.create_task(tunnels.down("pair"))
+        waiting = asyncio.create_task(up(tunnels))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        Losable.may_end.set()
+        other = asyncio.create_task(tunnels.down("other"))
+        late = asyncio.create_task(up(tunnels))
+        await down
+        with pytest.raises(NoSuchTunnelError):
+            await other
+        assert await waiting is await late
+        assert len(Losable.made) == 2
 
     run(test)
 
