@@ -157,6 +157,23 @@ def test_everything_goes_through_the_exit_and_nothing_beside_it(lab: Lab) -> Non
         assert [each for each in refusals if not each.startswith("names:")] == []
 
 
+def test_iptables_may_masquerade_instead_of_nftables(lab: Lab) -> None:
+    """With the two lines of the routing chapter, which know only IPv4."""
+    exit_, laptop = lab.exit.host, lab.laptop.host
+    exit_.run(["nft", "delete", "table", "inet", "nat"])
+    rule = "POSTROUTING -s 100.64.0.0/10 -o eth0 -j MASQUERADE"
+    exit_.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+    exit_.run(["sh", "-c", f"iptables -t nat -A {rule}"])
+    try:
+        wait_until(lambda: who_am_i(laptop, PUBLIC) == EXIT, 10, "the public server sees the exit")
+        counted = exit_.run(["iptables", "-t", "nat", "-nvxL", "POSTROUTING"]).stdout
+        packets = next(line for line in counted.splitlines() if "MASQUERADE" in line).split()[0]
+        assert int(packets) > 0
+    finally:
+        exit_.run(["sh", "-c", f"iptables -t nat -D {rule}"])
+        exit_.run(["nft", "-f", "-"], input=MASQUERADE)
+
+
 def test_local_networks_and_what_bypasses_stay_outside(lab: Lab) -> None:
     laptop = lab.laptop.host
     assert who_am_i(laptop, PRINTER) == LAPTOP
