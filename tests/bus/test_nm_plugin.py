@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
 
 import pytest
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from quicether.bus import contract
-from quicether.bus.contract import ErrorName
-from quicether_nm.interface import INTERFACE, PATH
-from support.fake_networkmanager import ERROR, REPLY, profile
-from support.plugin_bench import PLUGIN, Bench, run, start_plugin
-from support.private_bus import connection
+from quicether_nm.interface import PATH
+from support.fake_networkmanager import REPLY, profile
+from support.plugin_bench import PLUGIN, Bench, run
 
 CONFIG_KEYS = {"tundev", "gateway", "mtu", "has-ip4", "has-ip6", "can-persist"}
 
@@ -208,87 +205,6 @@ def test_up_right_behind_down_waits_for_the_earlier_tunnel_to_end() -> None:
     run(test)
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence", "reason"),
-    [
-        (ErrorName.INVALID, "listen-port '99999' is not a port from 0 to 65535", 1),
-        (ErrorName.FAILED, "UDP port 9000 is taken by another program", 1),
-        (ErrorName.ALREADY_UP, "tunnel home is up with other settings", 1),
-        (ErrorName.NOT_AUTHORIZED, "polkit did not answer", 0),
-        (ErrorName.IDENTITY, "the certificate of cafe-laptop expired on 2026-01-01", 0),
-        (ErrorName.NOT_TRUSTED, "the authority does not accept this node", 0),
-    ],
-)
-def test_a_refusal_by_the_service_is_a_failure_with_its_sentence(
-    name: ErrorName, sentence: str, reason: int
-) -> None:
-    async def test(it: Bench) -> None:
-        it.service.failing_with = (name, sentence)
-        assert await it.networkmanager.connect(profile()) == (REPLY, None)
-        await it.networkmanager.until_gone()
-        assert it.signals == [
-            ("StateChanged", 3),
-            ("ConnectInteractive reply", None),
-            ("Failure", reason),
-            ("StateChanged", 5),
-            ("StateChanged", 6),
-        ]
-        output = await it.output()
-        assert f"quicether: {sentence}" in output
-        assert "Traceback" not in output
-
-    run(test)
-
-
-def test_a_desired_state_that_makes_no_sense_is_a_bad_ip_config() -> None:
-    async def test(it: Bench) -> None:
-        it.service.host_config["addresses"] = Variant("as", [])
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(6)
-        assert ("Failure", 2) in it.networkmanager.entries
-        assert it.service.tunnels == {}
-
-    run(test)
-
-
-def test_a_tunnel_that_fails_later_is_a_failure_with_its_sentence() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.entries.clear()
-        it.service.fail("home", "the certificate expired on 2026-01-01")
-        await it.networkmanager.until_gone()
-        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
-        assert it.service.calls[-1] == ("Down", ["home"])
-        assert "the certificate expired on 2026-01-01" in await it.output()
-
-    run(test)
-
-
-def test_a_tunnel_that_the_service_lost_is_a_failure_with_its_sentence() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.entries.clear()
-        it.service.lose("home", "device quicether0 was removed")
-        await it.networkmanager.until_gone()
-        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
-        assert "device quicether0 was removed" in await it.output()
-
-    run(test)
-
-
-def test_a_tunnel_that_somebody_took_down_ends_the_connection() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        await it.service.down("home")
-        await it.networkmanager.until_gone()
-        assert "tunnel home was taken down" in await it.output()
-
-    run(test)
-
-
 def test_the_late_end_of_an_earlier_tunnel_does_not_end_this_one() -> None:
     async def test(it: Bench) -> None:
         await it.networkmanager.connect(profile())
@@ -327,67 +243,6 @@ def test_what_changed_before_the_object_was_announced_is_not_missed() -> None:
     run(test)
 
 
-def test_a_service_that_vanishes_ends_the_connection_within_a_second() -> None:
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.entries.clear()
-        it.service.bus.disconnect()
-        await it.networkmanager.until_state(6, deadline=1)
-        assert it.signals == [("Failure", 1), ("StateChanged", 5), ("StateChanged", 6)]
-        assert "org.quicether1" in await it.output()
-
-    run(test)
-
-
-def test_a_service_that_is_stopped_is_waited_for_although_its_last_words_come_at_once() -> None:
-    """The tunnel's end and the service's were seen together, and taken for a crash."""
-
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.entries.clear()
-        it.plugin.send_signal(signal.SIGSTOP)
-        it.service.lose("home", "")
-        await it.service.bus.release_name(contract.BUS_NAME)
-        it.plugin.send_signal(signal.SIGCONT)
-        await it.networkmanager.until_state(3)
-        assert it.signals[0] == ("StateChanged", 3), "which means that it is reconnecting"
-
-    run(test)
-
-
-def test_a_service_that_vanishes_while_starting_ends_the_connection() -> None:
-    async def test(it: Bench) -> None:
-        it.service.gate.clear()
-        await it.networkmanager.connect(profile())
-        await it.service.until(lambda: bool(it.service.calls))
-        it.service.bus.disconnect()
-        await it.networkmanager.until_state(6, deadline=1)
-
-    run(test)
-
-
-def test_without_a_service_the_journal_says_so() -> None:
-    async def test(it: Bench) -> None:
-        await it.service.bus.release_name(contract.BUS_NAME)
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(6)
-        assert "org.quicether1 cannot be used" in await it.output()
-
-    run(test)
-
-
-def test_a_service_that_never_answers_is_given_up_before_networkmanager_does() -> None:
-    async def test(it: Bench) -> None:
-        it.service.gate.clear()
-        await it.networkmanager.connect(profile(timeout=Variant("u", 2)))
-        await it.networkmanager.until(lambda entries: ("Failure", 1) in entries, deadline=2)
-        await it.networkmanager.until_state(6)
-
-    run(test)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_takes_the_tunnel_down(number: signal.Signals) -> None:
     async def test(it: Bench) -> None:
@@ -400,49 +255,6 @@ def test_a_signal_takes_the_tunnel_down(number: signal.Signals) -> None:
     run(test)
 
 
-def test_calls_in_the_wrong_state_get_their_own_errors() -> None:
-    async def refusal(it: Bench, member: str, signature: str = "", *body: Any) -> str:
-        kind, (name, _) = await it.networkmanager.call(member, signature, *body)
-        assert kind == ERROR
-        return str(name).removeprefix("org.freedesktop.NetworkManager.VPN.Error.")
-
-    async def test(it: Bench) -> None:
-        assert await refusal(it, "Disconnect") == "AlreadyStopped"
-        it.service.ready = False
-        await it.networkmanager.connect(profile())
-        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "StartingInProgress"
-        await it.networkmanager.until_state(4)
-        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "AlreadyStarted"
-        it.service.leaving.clear()
-        await it.networkmanager.call("Disconnect")
-        assert await refusal(it, "Connect", "a{sa{sv}}", profile()) == "StoppingInProgress"
-        assert await refusal(it, "Disconnect") == "StoppingInProgress"
-        it.service.leaving.set()
-        await it.networkmanager.until_state(6)
-        assert await refusal(it, "Disconnect") == "AlreadyStopped"
-        assert await refusal(it, "NewSecrets", "a{sa{sv}}", profile()) == "WrongState"
-        assert await refusal(it, "SetConfig", "a{sv}", {}) == "Failed"
-        assert await refusal(it, "SetFailure", "s", "x") == "Failed"
-        it.service.ready = True
-        it.networkmanager.entries.clear()
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-
-    run(test, "--persist")
-
-
-def test_a_profile_that_cannot_be_right_is_refused_in_a_sentence() -> None:
-    async def test(it: Bench) -> None:
-        connection = profile()
-        del connection["vpn"]
-        kind, (name, sentence) = await it.networkmanager.connect(connection)
-        assert (kind, name) == (ERROR, "org.freedesktop.NetworkManager.VPN.Error.BadArguments")
-        assert sentence == "the connection has no setting vpn, so it is no VPN connection"
-        assert [entry for entry in it.signals if entry[0] == "StateChanged"] == []
-
-    run(test)
-
-
 def test_a_private_profile_is_marked_for_the_service() -> None:
     async def test(it: Bench) -> None:
         connection = profile()
@@ -450,79 +262,5 @@ def test_a_private_profile_is_marked_for_the_service() -> None:
         await it.networkmanager.connect(connection)
         await it.networkmanager.until_state(4)
         assert it.service.calls[0][1][2]["private"] is True
-
-    run(test)
-
-
-def test_signals_of_a_stranger_change_nothing() -> None:
-    """Any user may send a signal to one connection, past its match rules."""
-
-    async def test(it: Bench) -> None:
-        await it.networkmanager.connect(profile())
-        await it.networkmanager.until_state(4)
-        it.networkmanager.entries.clear()
-        async with connection(it.bus.address) as stranger:
-            for path, interface, member, signature, body in (
-                (
-                    contract.tunnel_path("home"),
-                    "org.freedesktop.DBus.Properties",
-                    "PropertiesChanged",
-                    "sa{sv}as",
-                    [contract.TUNNEL_INTERFACE, {"State": Variant("s", "failed")}, []],
-                ),
-                (
-                    "/org/freedesktop/DBus",
-                    "org.freedesktop.DBus",
-                    "NameOwnerChanged",
-                    "sss",
-                    [contract.BUS_NAME, ":1.1", ""],
-                ),
-            ):
-                forged = Message.new_signal(path, interface, member, signature, body)
-                forged.destination = PLUGIN
-                await stranger.send(forged)
-            await stranger.call(Message(PLUGIN, PATH, "org.freedesktop.DBus.Peer", "Ping"))
-        it.service.change("home", {"prefixes": Variant("as", [])})
-        await it.networkmanager.until(lambda entries: len(it.signals) == 2)
-        assert it.signals == [("Ip4Config", None), ("Ip6Config", None)]
-
-    run(test)
-
-
-def test_state_is_a_property_and_introspection_names_every_signal() -> None:
-    async def test(it: Bench) -> None:
-        node = await it.networkmanager.bus.introspect(PLUGIN, PATH)
-        interface = next(each for each in node.interfaces if each.name == INTERFACE)
-        assert {each.name for each in interface.signals} == {
-            "StateChanged",
-            "Config",
-            "Ip4Config",
-            "Ip6Config",
-            "Failure",
-        }
-        reply = await it.networkmanager.bus.call(
-            Message(
-                PLUGIN,
-                PATH,
-                "org.freedesktop.DBus.Properties",
-                "Get",
-                signature="ss",
-                body=[INTERFACE, "State"],
-            )
-        )
-        assert reply is not None
-        assert reply.body[0] == Variant("u", 1)
-
-    run(test)
-
-
-def test_a_second_plugin_of_the_same_name_is_refused_in_a_sentence() -> None:
-    async def test(it: Bench) -> None:
-        second = await start_plugin(it.bus.address)
-        _, stderr = await asyncio.wait_for(second.communicate(), 10)
-        assert second.returncode == 1
-        assert stderr.decode() == (
-            f"nm-quicether-service: ERROR: bus name {PLUGIN} belongs to another process\n"
-        )
 
     run(test)
