@@ -76,6 +76,15 @@ A user's own settings, for
 JSON schema of what every command prints under \-\-json, but for logs, which prints what
 .BR journalctl (1)
 does. The definition of a command bears its name, with a hyphen between its words.
+.SH NOTES
+The service, NetworkManager and systemd\-networkd may be restarted: the tunnel goes on or comes
+back. A restart of D\-Bus ends the service, which systemd starts again, and NetworkManager, whose
+unit does not start again where it calls that end a success, as on Debian 12.
+.B systemctl start NetworkManager
+within half a minute brings the tunnel back, too; later,
+.B nmcli connection up quicether
+does. systemd\-networkd keeps the tunnel as it is, and hears of changes after
+.BR "systemctl restart systemd\-networkd" .
 .SH SEE ALSO
 .BR quicether.toml (5),
 .BR org.quicether1 (5),
