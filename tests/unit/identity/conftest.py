@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from quicether.identity.authority import Authority
+from quicether.identity.keys import NodeKey
+from quicether.identity.registrar import Registrar
 from quicether.identity.store import NetworkStore
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -38,6 +40,17 @@ def store(make_store: Callable[..., NetworkStore]) -> NetworkStore:
 @pytest.fixture
 def authority(store: NetworkStore, now: datetime) -> Authority:
     return Authority.create(store.directory, "home", now)
+
+
+@pytest.fixture
+def server(authority: Authority, store: NetworkStore) -> NodeKey:
+    """The key of the node that invites, certifies and renews."""
+    return store.node_key()
+
+
+@pytest.fixture
+def registrar(authority: Authority, store: NetworkStore) -> Registrar:
+    return Registrar(store)
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from quicether import cbor
 from quicether.errors import ConfigError, IdentityError, ProtocolError, TrustError
-from quicether.identity import certificates, enrolment, invitations, renewal
+from quicether.identity import certificates, enrolment, invitations
 from quicether.identity.authority import Authority
 from quicether.identity.invitations import MAX_ATTEMPTS, MAX_INVITATIONS
 from quicether.identity.invite_code import InviteCode
@@ -27,23 +26,6 @@ NONCE = bytes(16)
 HOUR = timedelta(hours=1)
 ENDPOINTS = (("192.0.2.1", 9000),)
 
-CODES = [
-    ENDPOINTS,
-    (("2001:db8::1", 9000), ("home.example.net", 443)),
-    tuple((f"{'a' * 59}.net", 65535) for _ in range(4)),
-]
-
-
-@pytest.fixture
-def server(authority: Authority, store: NetworkStore) -> NodeKey:
-    """The key of the inviter's node."""
-    return store.node_key()
-
-
-@pytest.fixture
-def registrar(authority: Authority, store: NetworkStore) -> Registrar:
-    return Registrar(store)
-
 
 @pytest.fixture
 def invite(registrar: Registrar, server: NodeKey, now: datetime) -> Callable[..., InviteCode]:
@@ -53,69 +35,6 @@ def invite(registrar: Registrar, server: NodeKey, now: datetime) -> Callable[...
         )
 
     return invite
-
-
-# The code
-
-
-@pytest.mark.parametrize("endpoints", CODES)
-def test_code_survives_being_typed(endpoints: tuple[tuple[str, int], ...]) -> None:
-    code = InviteCode(SECRET, b"12345", "home", endpoints)
-    text = str(code)
-    assert InviteCode.parse(text) == code
-    assert InviteCode.parse(f"  {text.lower().replace('-', ' ')}\n") == code
-    assert InviteCode.parse(text.replace("O", "0").replace("I", "1")) == code
-
-
-def test_code_for_a_usual_network_is_short() -> None:
-    text = str(InviteCode(SECRET, b"12345", "home", ENDPOINTS))
-    assert len(text.split("-")) == 12
-    assert len(text) <= 70
-
-
-def test_every_typing_mistake_is_noticed() -> None:
-    text = str(InviteCode(SECRET, b"12345", "home", ENDPOINTS))
-    for at, letter in enumerate(text):
-        if letter == "-":
-            continue
-        wrong = text[:at] + ("A" if letter != "A" else "B") + text[at + 1 :]
-        try:
-            assert InviteCode.parse(wrong) == InviteCode.parse(text)  # only unused last bits
-            assert at == len(text) - 1
-        except ConfigError as error:
-            assert "mistyped" in str(error)
-
-
-@pytest.mark.parametrize("text", ["", "-", "A", "A" * 2000, "ÄÖÜ", "!" * 40, "A" * 58])
-def test_rubbish_is_no_code(text: str) -> None:
-    with pytest.raises(ConfigError, match="invitation code"):
-        InviteCode.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "match"),
-    [
-        ((), "0 endpoints"),
-        (ENDPOINTS * 5, "5 endpoints"),
-        ((("h", 0),), "port 0"),
-        ((("h", 65536),), "port 65536"),
-        ((("", 1),), "no IP address or DNS name"),
-        ((("a" * 64, 1),), "no IP address or DNS name"),
-        ((("ü", 1),), "no IP address or DNS name"),
-    ],
-)
-def test_code_without_a_proper_endpoint_is_not_made(
-    endpoints: tuple[tuple[str, int], ...], match: str
-) -> None:
-    with pytest.raises(ConfigError, match=match):
-        InviteCode(SECRET, b"12345", "home", endpoints)
-
-
-def test_secret_is_in_no_repr() -> None:
-    assert "secret" not in repr(InviteCode(SECRET, b"12345", "home", ENDPOINTS))
-
-
-# Joining
 
 
 def test_code_brings_the_certificate_that_was_invited(
@@ -310,7 +229,7 @@ def test_two_machines_at_once_one_wins(
     assert len(authority.book().nodes) == 1
 
 
-# Inviting
+# -- inviting ----------------------------------------------------------------------------------
 
 
 def test_invitations_are_roots_alone_and_bounded(
@@ -360,70 +279,7 @@ def test_what_could_not_be_certified_is_not_invited(
         invite(**options)
 
 
-# Renewal
-
-
-def member(authority: Authority, now: datetime, name: str = "laptop") -> tuple[NodeKey, bytes]:
-    key = NodeKey.generate()
-    certificate = authority.sign(
-        key.public_raw, name, now=now, prefixes=[LAN], validity=timedelta(days=90)
-    )
-    return key, certificate.public_bytes(Encoding.DER)
-
-
-def test_member_renews_in_time_and_keeps_what_the_book_says(
-    registrar: Registrar, authority: Authority, server: NodeKey, now: datetime
-) -> None:
-    key, der = member(authority, now)
-    present = certificates.load_der(der)
-    assert not renewal.is_due(present, now + timedelta(days=59))
-    later = now + timedelta(days=61)
-    assert renewal.is_due(present, later)
-    body = renewal.ask(key, der, authority.network_id, later)
-    fresh = renewal.read_answer(registrar.answer(body, server.public_raw, later))
-    got = certificates.parse(fresh)
-    assert (got.name, got.prefixes, got.node_id) == ("laptop", (LAN,), key.node_id)
-    assert got.not_after == later + timedelta(days=90)
-    assert got.addresses == certificates.parse(present).addresses
-
-
-@pytest.mark.parametrize(("days", "match"), [(30, "first half"), (91, "expired")])
-def test_renewal_at_the_wrong_time_is_refused(
-    registrar: Registrar,
-    authority: Authority,
-    server: NodeKey,
-    now: datetime,
-    days: int,
-    match: str,
-) -> None:
-    key, der = member(authority, now)
-    then = now + timedelta(days=days)
-    with pytest.raises(TrustError, match=match):
-        registrar.answer(renewal.ask(key, der, authority.network_id, then), server.public_raw, then)
-
-
-def test_renewal_by_another_key_time_network_or_revoked_node_is_refused(
-    registrar: Registrar, authority: Authority, server: NodeKey, now: datetime
-) -> None:
-    key, der = member(authority, now)
-    later = now + timedelta(days=61)
-    wrong = [
-        (renewal.ask(NodeKey.generate(), der, authority.network_id, later), "does not match"),
-        (renewal.ask(key, der, bytes(32), later), "does not match"),
-        (renewal.ask(key, der, authority.network_id, later - HOUR), "clock over 5 minutes off"),
-        (renewal.ask(key, der, authority.network_id, later + HOUR), "clock over 5 minutes off"),
-    ]
-    for body, match in wrong:
-        with pytest.raises(TrustError, match=match):
-            registrar.answer(body, server.public_raw, later)
-    authority.revoke("laptop", now)
-    with pytest.raises(TrustError, match="is revoked"):
-        registrar.answer(
-            renewal.ask(key, der, authority.network_id, later), server.public_raw, later
-        )
-
-
-# Bodies
+# -- bodies ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
