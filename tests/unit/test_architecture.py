@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "quicether"
 PLUGIN = ROOT / "nm_plugin" / "quicether_nm"
 
-FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal"}
+FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal", "plainfile"}
 KNOWLEDGE = {"identity", "dht", "routing", "policy", "config"}
 # A room may import the foundation, itself, and what stands here. dataplane's pure files are
 # known by their full name because the policy reads packets too.
@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "counters": set(),
     "cbor": set(),
+    "plainfile": set(),
     "identity": set(),
     "registry": {"identity"},
     "config": set(),

@@ -19,6 +19,7 @@ from quicether import __version__
 from quicether.cli import offline
 from quicether.errors import ConfigError, HostError, IdentityError
 from quicether.identity.store import NetworkStore, network_names, other_folders, roots
+from quicether.plainfile import read_plain
 
 if TYPE_CHECKING:
     from quicether.cli.findings import Facts
@@ -131,8 +132,10 @@ def bundle() -> dict[str, str]:
 
 
 def _content(path: Path) -> str:
+    from quicether.config.load import MAX_FILE
+
     try:
-        return path.read_text(errors="replace")
+        return read_plain(path, MAX_FILE).decode(errors="replace")
     except OSError as error:
         return f"cannot be read: {error.strerror}\n"
 

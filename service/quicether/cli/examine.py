@@ -15,11 +15,12 @@ from quicether.bus.contract import DEFAULT_TUNNEL
 from quicether.cli import report
 from quicether.cli.client import daemon
 from quicether.cli.findings import Facts, Finding, Verdict, of_error
-from quicether.config.load import DEFAULT_FILE, load
+from quicether.config.load import DEFAULT_FILE, MAX_FILE, load
 from quicether.config.settings import Settings
 from quicether.errors import QuicEtherError
 from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 from quicether.model import Address, Interface
+from quicether.plainfile import read_plain
 
 PROGRAM_TIMEOUT: Final = 10.0
 """Seconds that a program of the system may take."""
@@ -80,8 +81,8 @@ def config_files() -> list[Path]:
 def _holds_settings(path: Path) -> bool:
     """Tell whether a file is a tunnel's configuration, by its sections."""
     try:
-        sections = tomllib.loads(path.read_text())
-    except (OSError, ValueError):
+        sections = tomllib.loads(read_plain(path, MAX_FILE).decode())
+    except (OSError, ValueError):  # UnicodeDecodeError among them
         return False  # nobody can tell
     return bool(sections) and set(sections) <= set(Settings.model_fields)
 

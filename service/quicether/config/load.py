@@ -14,6 +14,7 @@ from typing import Any, Final
 from quicether.config.options import OPTIONS
 from quicether.config.settings import SOME, Raw, Settings, option_of, unknown
 from quicether.errors import ConfigError
+from quicether.plainfile import read_plain
 
 CONFIG_DIR: Final = Path("/etc/quicether")
 DEFAULT_FILE: Final = "config.toml"
@@ -94,14 +95,11 @@ def read_file(path: Path) -> ConfigFile | None:
     Raises ConfigError: it cannot be read, is no UTF-8, or is larger than `MAX_FILE`.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE + 1)
+        data = read_plain(path, MAX_FILE)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > MAX_FILE:
-        raise ConfigError(f"{path}: larger than {MAX_FILE} bytes")
     try:
         return ConfigFile(str(path), data.decode())
     except UnicodeDecodeError as error:

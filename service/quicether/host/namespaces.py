@@ -19,7 +19,8 @@ _NAMESPACES: Final = Path("/run/netns")
 def open_namespace(namespace: str) -> int:
     """Return a descriptor of a named network namespace. Raises HostError: there is none."""
     try:
-        return os.open(_NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: what is no namespace is refused later, and must not hang us before.
+        return os.open(_NAMESPACES / namespace, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise HostError(
             f"network namespace {namespace!r} does not exist; `ip netns add {namespace}` makes it"

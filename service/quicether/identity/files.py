@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from quicether.errors import IdentityError
+from quicether.plainfile import read_plain
 
 SERVICE_USER: Final = "quicether"
 """The user that the daemon runs as."""
@@ -172,34 +173,17 @@ def locked(directory: Path) -> Iterator[None]:
 
 def _read(path: Path, what: str, limit: int, private_to: Collection[int]) -> bytes:
     """Read a file that, unless private_to is empty, must be private to one of these user ids."""
+
+    def check(status: os.stat_result) -> None:
+        if private_to:
+            _refuse_exposed(path, what, status, private_to)
+
     try:
-        # Opened once and judged by its descriptor: what was checked is what is read.
-        # O_NONBLOCK so that a FIFO in the file's place cannot hang us.
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return read_plain(path, limit, linked=False, check=check)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise IdentityError(f"cannot read {what} {path}: {error.strerror}") from error
-    try:
-        status = os.fstat(file)
-        # Before it becomes a stream, which Python refuses to make of a folder.
-        if not stat.S_ISREG(status.st_mode):
-            raise IdentityError(f"{what} {path} is {_kind(status)}, not a plain file")
-        if private_to:
-            _refuse_exposed(path, what, status, private_to)
-        with os.fdopen(file, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1)
-    except OSError as error:
-        raise IdentityError(f"cannot read {what} {path}: {error.strerror}") from error
-    finally:
-        os.close(file)
-    if len(data) > limit:
-        raise IdentityError(f"{what} {path} is larger than {limit} bytes")
-    return data
-
-
-def _kind(status: os.stat_result) -> str:
-    return "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
 
 
 def _refuse_exposed(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from quicether.errors import ConfigError
 from quicether.identity.names import check_group_name
+from quicether.plainfile import read_plain
 from quicether.policy.rules import MAX_RULES, Group, PolicyFile, Rule, Selector, SelectorKind
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -67,14 +68,11 @@ def read_policy(path: Path) -> PolicyFile:
     Raises PolicyError: it cannot be read, is too large, or has mistakes.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        raw = read_plain(path, MAX_FILE_BYTES)
     except OSError as error:
         raise PolicyError(
             str(path), [Problem(f"cannot be read: {error.strerror or error}")]
         ) from None
-    if len(raw) > MAX_FILE_BYTES:
-        raise PolicyError(str(path), [Problem(f"is larger than {MAX_FILE_BYTES} bytes")])
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

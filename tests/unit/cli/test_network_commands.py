@@ -172,7 +172,7 @@ def test_bad_bundle_is_refused(run: Run, tmp_path: Path, content: bytes | None, 
 
 
 def test_folder_for_a_bundle_is_refused(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match=f"bundle {tmp_path} is a folder, not a plain file"):
+    with pytest.raises(IdentityError, match=f"bundle {tmp_path}: a folder, not a plain file"):
         run("laptop", "network", "install", "home", str(tmp_path))
 
 

@@ -352,7 +352,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (MAX_FILE + 1))
     with pytest.raises(ConfigError, match="larger than 1048576 bytes"):
         read_file(path)
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="cannot be read: a folder, not a plain file"):
         read_file(tmp_path)
 
 

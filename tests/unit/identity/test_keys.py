@@ -89,14 +89,14 @@ def test_writing_does_not_follow_a_linked_folder(tmp_path: Path) -> None:
 
 def test_fifo_in_the_keys_place_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "node.key", 0o600)
-    with pytest.raises(IdentityError, match="is a pipe or device, not a plain file"):
+    with pytest.raises(IdentityError, match="a pipe or device, not a plain file"):
         NodeKey.load(tmp_path / "node.key")
 
 
 def test_folder_in_the_keys_place_is_one_sentence_and_keeps_no_descriptor(tmp_path: Path) -> None:
     """Python refuses to make a stream of it, with an error of its own and the folder left open."""
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(IdentityError, match=f"key {tmp_path} is a folder, not a plain file"):
+    with pytest.raises(IdentityError, match=f"key {tmp_path}: a folder, not a plain file"):
         NodeKey.load(tmp_path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 

@@ -199,14 +199,14 @@ def test_folder_in_a_files_place_is_named(
 ) -> None:
     (member_store.directory / name).unlink(missing_ok=True)
     (member_store.directory / name).mkdir()
-    with pytest.raises(IdentityError, match=f"{name.replace('.', '[.]')} is a folder, not a plain"):
+    with pytest.raises(IdentityError, match=f"{name.replace('.', '[.]')}: a folder, not a plain"):
         member_store.load_identity(now)
 
 
 def test_folder_as_certificate_file_is_named(
     member_store: NetworkStore, now: datetime, tmp_path: Path
 ) -> None:
-    with pytest.raises(IdentityError, match=f"certificate {tmp_path} is a folder, not a plain"):
+    with pytest.raises(IdentityError, match=f"certificate {tmp_path}: a folder, not a plain"):
         member_store.load_identity(now, certificate_file=tmp_path)
 
 
