@@ -126,9 +126,10 @@ class UnderlayMonitor:
         rerouted, self._rerouted = self._rerouted, False
         try:
             now = await self._look()
+            if rerouted or now != self.underlay:
+                self.underlay = now
+                self._changed(now)
         except HostError as failure:
             log.warning("the host's network changed, but cannot be read: %s", failure)
-            return
-        if rerouted or now != self.underlay:
-            self.underlay = now
-            self._changed(now)
+        except Exception:
+            log.exception("a fault of our own in what follows a change of the host's network")

@@ -57,6 +57,8 @@ class RuleWatch:
                 await self._restore()
             except HostError as refusal:
                 log.error("routing rules were taken away: %s", refusal)  # noqa: TRY400
+            except Exception:
+                log.exception("a fault of our own while routing rules were put back")
 
     def _heard(self, message: Any) -> None:
         if (

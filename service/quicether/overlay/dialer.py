@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from quicether.config.values import HostPort
-from quicether.errors import HostError, QuicEtherError, UnreachableError
+from quicether.errors import OWN_FAULT, HostError, QuicEtherError, UnreachableError
 from quicether.model import UnderlayAddress
 from quicether.overlay.outside import Outside
 from quicether.overlay.peers import MAX_ADDRESSES, PeerTable, Target
@@ -75,6 +75,15 @@ class Dialer:
         await asyncio.gather(*self._attempts, return_exceptions=True)
 
     async def _attempt(self, target: Target) -> None:
+        try:
+            await self._try(target)
+        except Exception:
+            log.exception("peer %s cannot be tried by a fault of our own", target.key)
+            # Else it would count as being tried for ever.
+            self._fail(target, None, UnreachableError(f"peer {target.key}: {OWN_FAULT}"))
+            self.wake()
+
+    async def _try(self, target: Target) -> None:
         addresses, error = await self._resolve(target.locations)
         if not addresses:
             self._fail(target, None, error or UnreachableError(f"peer {target.key}: no address"))

@@ -59,10 +59,11 @@ class Pings:
             asked = self._clock()
             try:
                 await self.ask(connection, patience)
+                answered(asked)
             except UnreachableError as error:
                 log.debug("%s: %s", connection.member.name, error)
-            else:
-                answered(asked)
+            except Exception:
+                log.exception("a fault of our own while %s was asked", connection.member.name)
 
         task = asyncio.get_running_loop().create_task(ask())
         self._begun.add(task)

@@ -121,6 +121,8 @@ class Revocations:
             log.warning("node %s offers a revocation list that is refused: %s", name, error)
         except IdentityError as error:
             log.error("%s", error)  # noqa: TRY400 - a sentence says it all
+        except Exception:
+            log.exception("a fault of our own while revocations were compared with %s", name)
         finally:
             self._asked.discard(connection)
 
