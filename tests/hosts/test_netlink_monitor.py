@@ -38,11 +38,7 @@ class Site:
         await asyncio.to_thread(self.host.run, ["ip", *command])
 
     def on_loop(self, act: Callable[[], Awaitable[None]]) -> None:
-        async def bounded() -> None:
-            async with asyncio.timeout(20):
-                await act()
-
-        netns.inside(self.host.netns, lambda: asyncio.run(bounded()))
+        netns.on_loop(self.host.netns, act)
 
 
 @pytest.fixture

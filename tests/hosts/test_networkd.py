@@ -10,27 +10,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quicether.host.desired import Dns, FullTunnel, HostConfig
+from quicether.host.desired import Dns, HostConfig
+from support import device_state
 from support.cables import Cable
+from support.device_state import addresses, ip, links, routes
 from support.hosts import LightHost, Manager, WholeHost
 from support.route_watch import RouteWatch
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path)}
 DRIVER = [sys.executable, "-m", "support.link_driver"]
-CONFIG = HostConfig(
-    device="quicether0",
-    mtu=1400,
-    addresses=(ip_interface("100.64.0.1/32"), ip_interface("fd00::1/128")),
-    prefixes=(ip_network("10.0.0.0/8"), ip_network("192.168.7.0/24"), ip_network("fd01::/48")),
-    dns=Dns((ip_address("100.64.0.1"),), ("~home.quicether",)),
-)
-FULL = FullTunnel(mark=0x51, table=9000, priority=5200, port=9000)
+CONFIG = replace(device_state.CONFIG, dns=Dns((ip_address("100.64.0.1"),), ("~home.quicether",)))
+FULL = replace(device_state.FULL, port=9000)
 FILES = {"05-quicether-0.netdev", "05-quicether-0.network"}
 
 
@@ -66,29 +62,8 @@ def host(booted: WholeHost) -> Iterator[WholeHost]:
     assert files(booted) == set()
 
 
-def ip(host: WholeHost, *arguments: str) -> Any:
-    return json.loads(host.run(["ip", "-j", *arguments]).stdout or "[]")
-
-
-def links(host: WholeHost) -> set[str]:
-    return {link["ifname"] for link in ip(host, "link")}
-
-
 def files(host: WholeHost) -> set[str]:
     return set(host.run(["ls", "/run/quicether-networkd"]).stdout.split())
-
-
-def addresses(host: WholeHost) -> set[str]:
-    (link,) = ip(host, "address", "show", "dev", "quicether0")
-    return {f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]}
-
-
-def routes(host: WholeHost, table: str = "main") -> set[str]:
-    return {
-        route["dst"]
-        for family in ("-4", "-6")
-        for route in ip(host, family, "route", "show", "table", table, "proto", "209")
-    }
 
 
 def test_networkd_makes_the_device_and_takes_it_away(host: WholeHost) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from support.commands import run_command
@@ -75,3 +76,13 @@ def inside(name: str, act: Callable[[], Result]) -> Result:
     if failures:
         raise failures[0]
     return results[0]
+
+
+def on_loop(name: str, act: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine on a loop of its own in the namespace, for 20 seconds at most."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await act()
+
+    inside(name, lambda: asyncio.run(bounded()))
