@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "quicether"
 PLUGIN = ROOT / "nm_plugin" / "quicether_nm"
 
-FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal", "plainfile"}
+FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal", "plainfile", "wire"}
 KNOWLEDGE = {"identity", "dht", "routing", "policy", "config"}
 # A room may import the foundation, itself, and what stands here. dataplane's pure files are
 # known by their full name because the policy reads packets too.
@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "counters": set(),
     "cbor": set(),
     "plainfile": set(),
+    "wire": set(),
     "identity": set(),
     "registry": {"identity"},
     "config": set(),
@@ -49,7 +50,7 @@ ENGINES = {
 }
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "os", "subprocess", "threading"}
 PURE = [
-    *(SERVICE / name for name in ("model.py", "errors.py", "counters.py")),
+    *(SERVICE / name for name in ("model.py", "errors.py", "counters.py", "wire.py")),
     *(SERVICE / "config").glob("*.py"),
     *(SERVICE / "dht").glob("*.py"),
     *(SERVICE / "routing").glob("*.py"),

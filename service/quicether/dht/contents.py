@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
@@ -20,6 +19,7 @@ from quicether.dht import keyspace
 from quicether.dht.contact import pack_endpoint, unpack_endpoint
 from quicether.errors import ProtocolError, TrustError
 from quicether.model import DropReason, NodeId, Prefix, UnderlayAddress
+from quicether.wire import AsTuple, Capability, WireNodeId, WirePrefix, pack_prefix
 
 MAX_CONTENTS: Final = 256
 """Most contents that one node publishes, and most that are believed of one node."""
@@ -29,8 +29,6 @@ NODE_TTL: Final = 3600
 GATEWAY_TTL: Final = 600
 MIN_TTL: Final = 60
 """Shortest life of a record that does not withdraw, in seconds."""
-_PACKED_IPV4: Final = 5
-_PACKED_IPV6: Final = 17
 _CONTENT_DEPTH: Final = 3
 
 
@@ -42,20 +40,6 @@ class RecordRefused(TrustError):
         self.reason = reason
 
 
-def _prefix_from_wire(value: object) -> object:
-    if not isinstance(value, bytes):
-        return value
-    if len(value) == _PACKED_IPV4:
-        return IPv4Network((value[:-1], value[-1]))
-    if len(value) == _PACKED_IPV6:
-        return IPv6Network((value[:-1], value[-1]))
-    raise ValueError(f"a prefix has {_PACKED_IPV4} or {_PACKED_IPV6} bytes, not {len(value)}")
-
-
-def _prefix_to_wire(prefix: Prefix) -> bytes:
-    return prefix.network_address.packed + bytes([prefix.prefixlen])
-
-
 def _endpoint_from_wire(value: object) -> object:
     if not isinstance(value, bytes):
         return value
@@ -65,30 +49,11 @@ def _endpoint_from_wire(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
-def _tuple_from_wire(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _node_id_from_wire(value: object) -> object:
-    return NodeId(value) if isinstance(value, bytes) else value
-
-
-_WirePrefix = Annotated[
-    IPv4Network | IPv6Network,
-    BeforeValidator(_prefix_from_wire),
-    PlainSerializer(_prefix_to_wire, return_type=bytes),
-]
-_WireNodeId = Annotated[
-    NodeId,
-    BeforeValidator(_node_id_from_wire),
-    PlainSerializer(lambda node_id: node_id.value, return_type=bytes),
-]
 _WireEndpoint = Annotated[
     UnderlayAddress,
     BeforeValidator(_endpoint_from_wire),
     PlainSerializer(pack_endpoint, return_type=bytes),
 ]
-_Capability = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9-]{1,32}\z")]
 
 
 class Content(BaseModel):
@@ -121,12 +86,8 @@ class NodeContent(Content):
 
     kind: ClassVar[str] = "NODE"
 
-    addresses: Annotated[
-        tuple[_WireEndpoint, ...], BeforeValidator(_tuple_from_wire), Field(max_length=8)
-    ] = ()
-    capabilities: Annotated[
-        tuple[_Capability, ...], BeforeValidator(_tuple_from_wire), Field(max_length=16)
-    ] = ()
+    addresses: Annotated[tuple[_WireEndpoint, ...], AsTuple, Field(max_length=8)] = ()
+    capabilities: Annotated[tuple[Capability, ...], AsTuple, Field(max_length=16)] = ()
 
     def keys(self, network_id: bytes, owner: NodeId) -> tuple[int, ...]:
         """Return the owner's own key."""
@@ -138,12 +99,12 @@ class SubnetContent(Content):
 
     kind: ClassVar[str] = "SUBNET"
 
-    prefix: _WirePrefix
+    prefix: WirePrefix
 
     @property
     def subject(self) -> bytes:
         """The prefix."""
-        return _prefix_to_wire(self.prefix)
+        return pack_prefix(self.prefix)
 
     def claims(self) -> tuple[Prefix, ...]:
         """Return the prefix."""
@@ -177,12 +138,8 @@ class GatewayContent(Content):
     kind: ClassVar[str] = "GW"
     max_ttl: ClassVar[int] = GATEWAY_TTL
 
-    node: _WireNodeId
-    prefixes: Annotated[
-        tuple[_WirePrefix, ...],
-        BeforeValidator(_tuple_from_wire),
-        Field(min_length=1, max_length=16),
-    ]
+    node: WireNodeId
+    prefixes: Annotated[tuple[WirePrefix, ...], AsTuple, Field(min_length=1, max_length=16)]
 
     @property
     def subject(self) -> bytes:
@@ -208,7 +165,7 @@ class _Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     kind: Annotated[str, StringConstraints(max_length=16)]
-    owner: _WireNodeId
+    owner: WireNodeId
     issued: Annotated[int, Field(ge=0, lt=2**53)]
     ttl: Annotated[int, Field(ge=0, le=NODE_TTL)]
 

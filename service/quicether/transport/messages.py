@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import enum
 import struct
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     StringConstraints,
     ValidationError,
 )
 
 from quicether import cbor
 from quicether.errors import ProtocolError
-from quicether.model import NodeId, Prefix, UnderlayAddress
+from quicether.model import UnderlayAddress
+from quicether.wire import AsTuple, Capability, WireNodeId, WirePrefix
 
 PROTOCOL_VERSION: Final = 1
 """Newest version of these messages that this program speaks."""
@@ -47,8 +46,6 @@ MAX_DEPTH: Final = 4
 """Deepest nesting of CBOR containers in a message."""
 
 _LENGTH: Final = struct.Struct("!H")
-_PACKED_IPV4: Final = 5
-_PACKED_IPV6: Final = 17
 
 
 class RpcKind(enum.IntEnum):
@@ -59,45 +56,8 @@ class RpcKind(enum.IntEnum):
     REVOCATION = 3
 
 
-def _prefix_from_wire(value: object) -> object:
-    if not isinstance(value, bytes):
-        return value
-    if len(value) == _PACKED_IPV4:
-        return IPv4Network((value[:-1], value[-1]))
-    if len(value) == _PACKED_IPV6:
-        return IPv6Network((value[:-1], value[-1]))
-    raise ValueError(f"a prefix has {_PACKED_IPV4} or {_PACKED_IPV6} bytes, not {len(value)}")
-
-
-def _prefix_to_wire(value: Prefix) -> bytes:
-    return value.network_address.packed + bytes([value.prefixlen])
-
-
-def _node_id_from_wire(value: object) -> object:
-    return NodeId(value) if isinstance(value, bytes) else value
-
-
-def _tuple_from_wire(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-_WirePrefix = Annotated[
-    IPv4Network | IPv6Network,
-    BeforeValidator(_prefix_from_wire),
-    PlainSerializer(_prefix_to_wire),
-]
-_WireNodeId = Annotated[
-    NodeId,
-    BeforeValidator(_node_id_from_wire),
-    PlainSerializer(lambda node_id: node_id.value, return_type=bytes),
-]
-_Prefixes = Annotated[
-    tuple[_WirePrefix, ...], BeforeValidator(_tuple_from_wire), Field(max_length=MAX_PREFIXES)
-]
-_Capability = Annotated[str, StringConstraints(pattern=r"\A[a-z0-9-]{1,32}\z")]
-_Capabilities = Annotated[
-    tuple[_Capability, ...], BeforeValidator(_tuple_from_wire), Field(max_length=32)
-]
+_Prefixes = Annotated[tuple[WirePrefix, ...], AsTuple, Field(max_length=MAX_PREFIXES)]
+_Capabilities = Annotated[tuple[Capability, ...], AsTuple, Field(max_length=32)]
 _Token = Annotated[bytes, Field(min_length=1, max_length=16)]
 
 
@@ -124,7 +84,7 @@ class Hello(Message):
 
     kind: ClassVar[str] = "hello"
 
-    node_id: _WireNodeId
+    node_id: WireNodeId
     name: Annotated[str, StringConstraints(min_length=1, max_length=63)]
     version: Annotated[int, Field(ge=1, le=65_535)] = PROTOCOL_VERSION
     oldest: Annotated[int, Field(ge=1, le=65_535)] = OLDEST_VERSION
