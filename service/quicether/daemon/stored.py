@@ -26,13 +26,13 @@ def settle(name: str, options: Mapping[str, str], request: UpRequest) -> tuple[S
     stored = _stored(name)
     base = None if request.transient else load([stored], os.environ, {})
     settings = Settings.from_options(options, base)
-    network = _network(name, settings)
-    if network is None:
-        if not options and not stored.exists():
-            raise NoSuchTunnelError(f"there is no {stored}, and no network {name}")
+    network, known = _network(name, settings), network_names(roots()[0])
+    if network is None and not options and not stored.exists():
+        raise NoSuchTunnelError(f"there is no {stored}, and no network {name}")
+    if network is None or not (network in known or settings.security.pinned_peers):
+        what = "which one is meant?" if network is None else f"there is no {network!r} here."
         raise ConfigError(
-            "network: which one is meant? This machine knows "
-            f"{', '.join(network_names(roots()[0])) or 'none'}; "
+            f"network: {what} This machine knows {', '.join(known) or 'none'}; "
             "make one with `quicether network create NAME`, or join one"
         )
     return settings, network

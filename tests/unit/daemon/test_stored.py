@@ -68,6 +68,20 @@ def test_a_broken_configuration_is_no_way_around_it(etc: Path) -> None:
         overridden("x", HOME, STORED)
 
 
+@pytest.mark.parametrize("network", ["Home", "hom", "work"])
+def test_a_network_that_is_not_here_is_said_with_those_that_are(etc: Path, network: str) -> None:
+    """The sentence was about characters of a name, or a certificate that is missing."""
+    (etc / "networks/attic").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        settle(network, {"network": network}, STORED)
+    assert str(caught.value) == (
+        f"network: there is no {network!r} here. This machine knows attic, home; make one with "
+        "`quicether network create NAME`, or join one"
+    )
+    pins = {"pinned-peers": f"{'11' * 20}=10.0.0.0/8"}
+    assert settle(network, {"network": network} | pins, STORED)[1] == network
+
+
 def test_which_network_is_meant(etc: Path) -> None:
     assert settle("quicether", {}, STORED)[1] == "home"
     (etc / "networks/work").mkdir()
