@@ -230,7 +230,7 @@ complete -c quicether -n '_shtab_quicether_using logs' -s h -l help -d 'show thi
 complete -c quicether -n '_shtab_quicether_using logs' -s f -l follow -d 'and what it writes from now on'
 complete -c quicether -n '_shtab_quicether_using logs' -s n -l lines -x -d 'how much (default 100)'
 complete -c quicether -n '_shtab_quicether_using logs' -l json -d 'answer in JSON, for scripts'
-complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a diag -d 'Write status, settings, journal, addresses, routes and firewall rules into an archive. Public addresses, private IPv6 addresses, node ids, keys, hardware addresses and names are replaced, the same one by the same pseudonym all over the bundle; private IPv4 addresses and devices stay, private keys are never read. Look at it before you give it away.'
+complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a diag -d 'Write status, settings, journal, addresses, routes and firewall rules into an archive. Public addresses, private IPv6 addresses, node ids, keys, hardware addresses, names of nodes, networks, hosts and users, and comments are replaced, the same one by the same pseudonym all over the bundle; private IPv4 addresses and devices stay, private keys are never read. Look at it before you give it away.'
 complete -c quicether -n '_shtab_quicether_using diag' -s h -l help -d 'show this help message and exit'
 complete -c quicether -n '_shtab_quicether_using diag' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'where to write it'
 complete -c quicether -n '_shtab_quicether_using diag' -l json -d 'answer in JSON, for scripts'

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
 import tarfile
 import time
@@ -43,6 +44,9 @@ _PROGRAMS: Final = {
     "unit.txt": ("systemctl", "status", "--no-pager", "--full", "quicether.service"),
 }
 
+_COMMENT: Final = re.compile(r"""("(?:\\.|[^"\\\n])*"|'[^'\n]*')|#[^\n]*""")
+"""A string of TOML, or a comment."""
+
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser of `quicether`."""
@@ -57,10 +61,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         "diag",
         help="write a bundle for whoever helps you, without addresses and names",
         description="Write status, settings, journal, addresses, routes and firewall rules into "
-        "an archive. Public addresses, private IPv6 addresses, node ids, keys, hardware addresses "
-        "and names are replaced, the same one by the same pseudonym all over the bundle; private "
-        "IPv4 addresses and devices stay, private keys are never read. Look at it before you give "
-        "it away.",
+        "an archive. Public addresses, private IPv6 addresses, node ids, keys, hardware addresses, "
+        "names of nodes, networks, hosts and users, and comments are replaced, the same one by the "
+        "same pseudonym all over the bundle; private IPv4 addresses and devices stay, private keys "
+        "are never read. Look at it before you give it away.",
     )
     diag.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write it")
     diag.set_defaults(func=_diag)
@@ -135,9 +139,11 @@ def _content(path: Path) -> str:
     from quicether.config.load import MAX_FILE
 
     try:
-        return read_plain(path, MAX_FILE).decode(errors="replace")
+        text = read_plain(path, MAX_FILE).decode(errors="replace")
     except OSError as error:
         return f"cannot be read: {error.strerror}\n"
+    # Comments may tell anything of anybody.
+    return _COMMENT.sub(lambda found: found[1] or "#", text)
 
 
 def _known(facts: Facts) -> tuple[set[str], set[str]]:

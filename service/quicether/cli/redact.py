@@ -16,15 +16,25 @@ from typing import Final
 
 _IPV4: Final = r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)"
 _IPV6: Final = (
-    r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![\w:])"
+    r"(?<![\w.])(?<![\dA-Fa-f:]:)(?:[0-9A-Fa-f]{0,4}:){2,7}"
+    r"(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![\w:])"
 )
-_MAC: Final = r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])"
+# InfiniBand's have 20 bytes.
+_MAC: Final = (
+    r"(?<![\w:-])(?:(?:[0-9A-Fa-f]{2}:){5,19}|(?:[0-9A-Fa-f]{2}-){5})[0-9A-Fa-f]{2}(?![\w:-])"
+)
 _MAC_IN_NAME: Final = r"(?<=\benx|\bwlx)[0-9a-f]{12}\b"
 # Ids, keys and network ids, whole or as short as people see them, but no number of ten digits.
-_HEX: Final = r"\b(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{10,64}\b"
+_HEX: Final = (
+    r"\b(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{10,64}\b"
+    r"|(?<=\()\d{10}(?=…?\))|(?<=\bnode )\d{10}(?!\d)"
+)
 _KEY: Final = r"(?<![\w+/=-])[\w+/-]{43}=(?![\w+/=-])"
 _CODE: Final = r"\b(?:[A-Za-z2-7]{5}-){7,}[A-Za-z2-7]{1,5}\b"
-_HOST: Final = r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+[A-Za-z]{2,}(?![\w-]|\.\w)"
+_MAIL: Final = r"(?<![\w.%+-])[\w.%-]*[.%+][\w.%+-]*(?=@[A-Za-z0-9])"
+_HOST: Final = (
+    r"(?<![\w.-])(?:[A-Za-z0-9_-]+\.)+(?:[Xx][Nn]--[A-Za-z0-9-]+|[A-Za-z]{2,})(?![\w-]|\.\w)"
+)
 _SOLICITED: Final = IPv6Network("ff02::1:ff00:0/104")
 _PEM: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
 
@@ -33,8 +43,15 @@ _FILE: Final = re.compile(
     "slice|so|socket|swap|target|timer|toml|txt"
 )
 """Last parts of names with dots that are no DNS names."""
-_DOTTED: Final = frozenset({"aioquic", "asyncio", "com", "kernel", "net", "org", "quicether"})
-"""First parts of names of D-Bus, systemd, sysctl and Python."""
+_DOMAINS_TOO: Final = frozenset({"link", "network", "py", "so"})
+"""Of these, which are top-level domains as well."""
+_DOTTED: Final = re.compile(
+    r"kernel\.\w+|net\.(?:core|ipv[46]|netfilter|unix)\..*|org\.(?:freedesktop|quicether1)\b.*"
+    r"|(?:aioquic|asyncio)\..*|quicether\.(?:bus|cli|config|daemon|dataplane|dht|host|identity"
+    r"|monitoring|names|overlay|policy|registry|routing|transport)\b.*"
+)
+"""Names of sysctl, D-Bus and Python."""
+_PORT: Final = re.compile(r":\d")
 _DOMAIN: Final = "quicether"
 """Domain of the overlay's own names."""
 
@@ -52,7 +69,20 @@ _NAMED: Final = (
     rf"({_NAME})@",
     rf"\b(?:name|default_gateway)\s*=\s*[\"']({_NAME})",
     rf"({_NAME})\.toml\b",
+    rf"\bpeer ({_NAME}):\d",
+    rf"@({_NAME}):\d",
+    rf"_name=({_NAME})",
+    rf" of ({_NAME}) is gone",
+    rf"\bcompared with ({_NAME})",
+    rf"\bwhile ({_NAME}) was asked",
+    rf"/home/({_NAME})",
+    # A profile's name may have blanks.
+    r"\]: tunnel (\S[^\n]{0,62}\S)(?=: | goes down| could not| is (?:up|down)\b)",
 )
+_WRITTEN: Final = re.compile(
+    r"\b(comment \"|log prefix \")([^\"\n]+)(?=\")|^(\s+alias )(\S[^\n]*)$", re.M
+)
+"""What somebody wrote into firewall rules and beside devices, for himself."""
 _NODE_LISTS: Final = re.compile(
     r"\b(?:forward_nodes|static_routes)\s*=\s*([^\n]*(?:\n[^\n=]*$)*)", re.M
 )
@@ -80,10 +110,15 @@ class Redactor:
     def __init__(self, salt: bytes, names: Iterable[str] = (), ids: Iterable[str] = ()) -> None:
         self._salt = salt
         hidden = {name.lower() for name in names} - _OURS
-        # A word of one letter, or a number, would take the sense out of everything else.
-        hidden = {name for name in hidden if len(name) > 1 and not name.isdigit()}
+        # A word of one letter, or a number, would take the sense out of everything else: it is
+        # hidden where nothing but a name stands.
+        short = {name for name in hidden if name and (len(name) == 1 or name.isdigit())}
+        hidden = {name for name in hidden if name} - short
+        self._short = frozenset(short)
+        quoted = rf"[\"'](?:[^\"'=\n]*=)?({'|'.join(map(re.escape, sorted(short)))})[\"']"
+        self._places = [re.compile(each, re.I) for each in (quoted, *_NAMED)] if short else []
         words = "|".join(re.escape(name) for name in sorted(hidden, key=len, reverse=True))
-        kinds = {"key": _KEY, "code": _CODE, "mac": _MAC, "v6": _IPV6, "v4": _IPV4}
+        kinds = {"key": _KEY, "code": _CODE, "mail": _MAIL, "mac": _MAC, "v6": _IPV6, "v4": _IPV4}
         known = "".join(rf"|\b{each[:10]}\w*" for each in sorted(set(ids)))
         kinds |= {"hw": _MAC_IN_NAME, "host": _HOST, "id": _HEX + known}
         if words:
@@ -94,14 +129,27 @@ class Redactor:
     def redact(self, text: str) -> str:
         """Return text without what it should not tell."""
         text = _PEM.sub(lambda block: f"[{block[1].lower()}]", text)
+        text = _WRITTEN.sub(self._written, text)
+        for place in self._places:
+            text = place.sub(self._named, text)
         return self._pattern.sub(self._replace, text)
+
+    def _written(self, match: re.Match[str]) -> str:
+        before, words = match[1] or match[3], match[2] or match[4]
+        return before + self._token("text", words)
+
+    def _named(self, match: re.Match[str]) -> str:
+        if match[1].lower() not in self._short:
+            return match[0]
+        start, end = (at - match.start() for at in match.span(1))
+        return match[0][:start] + self._token("name", match[1]) + match[0][end:]
 
     def _replace(self, match: re.Match[str]) -> str:
         kind, found = str(match.lastgroup), match[0]
         if kind in ("v4", "v6"):
             return self._address(found)
         if kind == "host":
-            return self._host(found)
+            return self._host(found, addressed=_is_addressed(match))
         if kind == "hw":
             return self._digest("mac", found)[:6].hex()
         if kind == "mac" and not found.lower().strip("0f:"):
@@ -110,9 +158,11 @@ class Redactor:
             found = found[:10]  # as short as people see it, it is the same node
         return self._token(kind, found)
 
-    def _host(self, found: str) -> str:
-        first, *_, last = parts = found.lower().split(".")
-        if _FILE.fullmatch(last) or first in _DOTTED:
+    def _host(self, found: str, *, addressed: bool) -> str:
+        """Return a name with dots without what it tells; addressed: as where a machine is."""
+        *_, last = parts = found.lower().split(".")
+        is_file = _FILE.fullmatch(last) and not (addressed and last in _DOMAINS_TOO)
+        if is_file or _DOTTED.fullmatch(found.lower()):
             # Its parts may still be names, as in NETWORK.toml.
             hide = self._words
             return found if hide is None else hide.sub(lambda it: self._token("name", it[0]), found)
@@ -151,3 +201,11 @@ class Redactor:
 
     def _digest(self, kind: str, found: str) -> bytes:
         return hmac.digest(self._salt, f"{kind} {found}".encode(), "sha256")
+
+
+def _is_addressed(match: re.Match[str]) -> bool:
+    """Tell whether what was found is where a machine is: behind an @, or with a port."""
+    start, end = match.span()
+    return (
+        match.string[max(start - 1, 0) : start] == "@" or _PORT.match(match.string, end) is not None
+    )

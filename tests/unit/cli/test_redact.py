@@ -94,6 +94,74 @@ def test_nothing_of_it_is_told(text: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # Where somebody is reached, or what carries it.
+        ("peer vpn.acme.network:9000: its name does not resolve", "acme"),
+        ("peer quicether.acme.org:9000 lost", "acme"),
+        ("peer net.acme.org:9000 lost", "acme"),
+        ("bootstrap: host vpn.acme.xn--p1ai is gone", "acme"),
+        ("peer oldnas:9000: no answer", "oldnas"),
+        ("peer attic2@oldnas:9000: no answer", "oldnas"),
+        ("endpoint:2a01:4f8::7 dev eth0", "4f8"),
+        (
+            "link/infiniband 80:00:02:08:fe:80:00:00:00:00:00:00:e4:1d:2d:03:00:50:aa:bb brd",
+            "e4:1d",
+        ),
+        ("permaddr aa-bb-cc-dd-ee-ff", "dd-ee"),
+        ("peer shed (0123456789) lost: idle", "0123456789"),
+        ("node 0123456789 is not connected to: no", "0123456789"),
+        # Who somebody is.
+        ("mail to max@example.com", "max"),
+        ("mail to max.roe@example.com", "roe"),
+        ("mail to max+home@example.com", "max"),
+        ("ExecStart=/home/maxroe/bin/quicether", "maxroe"),
+        ("WARNING spoofed src_name=shed src_node=a7c9f989b2", "shed"),
+        ("prefix 10.0.0.0/8 of shed is gone: expired", "shed"),
+        ("quicether[7]: tunnel Max Roe VPN: the host's network changed", "Roe"),
+        ("quicether[7]: tunnel Max Roe VPN is down", "Max"),
+        ("a fault of our own while revocations were compared with shed", "shed"),
+        # What people wrote for themselves.
+        ('ip saddr 10.0.0.7 accept comment "the laptop of Max"', "Max"),
+        ('tcp dport 22 log prefix "Max Roe: " accept', "Max"),
+        ("    alias uplink of Max Roe", "Max"),
+    ],
+)
+def test_nothing_is_told_of_whom_this_machine_does_not_know(text: str, told: str) -> None:
+    redacted = Redactor(SALT, names_in(text)).redact(text)
+    assert told.lower() not in redacted.lower()
+
+
+@pytest.mark.parametrize("name", ["a", "7", "42"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "peer {} (a7c9f989b2) connected at 192.0.2.1:9000",
+        "peer {}: no answer",
+        "node '{}' is not known on this network",
+        'peers = ["{}@192.0.2.1"]',
+        "default_gateway = '{}'",
+        "static_routes = ['10.0.0.0/8={}']",
+        '"name": "{}", "via": "{}",',
+        "src_name={} src_ip=10.0.0.1",
+        "/etc/quicether/{}.toml",
+        "{}.home.quicether",
+    ],
+)
+def test_a_name_as_short_as_a_letter_is_hidden_where_a_name_stands(text: str, name: str) -> None:
+    redacted = redact(text.format(name, name), name, "home")
+    assert "name-" in redacted
+    rest = re.sub(r"\b(name|id)-[0-9a-f]{8}", "", redacted)
+    assert rest == re.sub(
+        r"\b(name|id)-[0-9a-f]{8}", "", redact(text.format("shed", "shed"), "shed", "home")
+    )
+    # And nowhere else: the sense of everything would be gone.
+    assert redact(f"a route of metric {name} in 10.0.0.0/8", name) == (
+        f"a route of metric {name} in 10.0.0.0/8"
+    )
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "default via 192.168.1.1 dev eth0 proto dhcp src 192.168.1.7 metric 100",
@@ -147,11 +215,12 @@ def test_a_bundle_has_every_configuration_and_hides_what_only_the_authority_know
     sign = ["network", "sign", "manor", "--name", "zeppelin", "--public-key", KEY.public_text]
     assert main([*sign, "--out", str(tmp_path / "out.pem")]) == 0
     (etc / "bunker.toml").write_text(f'[security]\npinned_peers = ["{NODE}=10.0.0.0/8"]\n')
+    (etc / "manor.toml").write_text("# of Max\n[node]\nname = 'b#b' # and of Moritz\n")
     (etc / "policy.toml").write_text("[groups.admins]\nmembers = []\n")
     (etc / "networks/manor.bak").mkdir()
     bundle = diagnose.bundle()
     everything = "\n".join([*bundle, *bundle.values()])
-    for secret in ("manor", "zeppelin", "bunker", str(NODE)[:10]):
+    for secret in ("manor", "zeppelin", "bunker", str(NODE)[:10], "Max", "Moritz"):
         assert secret not in everything
     assert "pinned_peers" in everything
     assert "[groups" not in everything
