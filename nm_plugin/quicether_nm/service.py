@@ -59,6 +59,7 @@ class Service:
         self._path = ""
         self._owner = ""
         self._up: asyncio.Task[None] | None = None
+        self._since: object = None
         self._properties: dict[str, Any] = {}
         self._stale = False
         self._removal_told = False
@@ -110,6 +111,7 @@ class Service:
         self._up = asyncio.create_task(self._bring_up(profile))
         await asyncio.shield(self._up)
         await self._fetch()
+        self._since = self._properties.get("Since")
 
     async def wait_ready(self, patience: float) -> bool:
         """Wait at most patience seconds until packets can flow to a peer; tell whether they can.
@@ -139,6 +141,9 @@ class Service:
                 await self._fetch()
             except CallError as error:
                 raise await self._ended(error) from None
+            if self._properties.get("Since") != self._since:
+                self._up = None  # it is not ours to take down
+                raise HostError(f"tunnel {self._name} was taken down, and brought up by another")
         if self._properties.get("State") == TunnelState.FAILED:
             raise HostError(await self._failure())
 
@@ -181,6 +186,8 @@ class Service:
         error: what came of reading its properties.
         """
         sentence = taken_down = f"tunnel {self._name} was taken down"
+        if error.by_peer:
+            self._up = None  # whoever brings one of that name up now is somebody else
         if not self._vanished:
             try:
                 sentence = await self._failure()

@@ -10,6 +10,7 @@ from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from quicether.bus import contract
+from quicether.bus.contract import How
 from support.fake_networkmanager import REPLY, profile
 from support.plugin_bench import Bench, run
 
@@ -88,6 +89,32 @@ def test_a_service_that_leaves_before_the_connection_is_up_ends_it() -> None:
         await it.service.leave(say_stopping=True)
         await it.networkmanager.until_state(6, deadline=3)
         assert it.signals[-3:] == [("Failure", 1), STOPPING, STOPPED]
+
+    run(test)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_tunnel_that_another_brings_up_behind_ours_is_not_taken_down(at_once: bool) -> None:
+    """`quicether down` and `up` beside NetworkManager: its plugin took the new tunnel along."""
+
+    async def test(it: Bench) -> None:
+        await come_up(it)
+        asked_why = asyncio.Event()
+
+        def look(message: Message) -> None:
+            if message.member == "Get" and message.body[1:] == ["Failures"]:
+                asked_why.set()
+
+        it.service.bus.add_message_handler(look)
+        it.service.lose("home")
+        if not at_once:
+            await asyncio.wait_for(asked_why.wait(), 5)
+        await it.service.up("home", {}, {How.BOUND.value: Variant("b", True)})
+        await it.networkmanager.until_state(6)
+        assert it.signals == [("Failure", 1), STOPPING, STOPPED]
+        await it.networkmanager.until_gone()
+        assert [name for name, _ in it.service.calls] == ["Up", "Up"]
+        assert "tunnel home was taken down" in await it.output()
 
     run(test)
 

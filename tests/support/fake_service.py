@@ -13,6 +13,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ class FakeTunnel(ServiceInterface):
     def __init__(self, name: str, host_config: Mapping[str, Variant], *, ready: bool) -> None:
         super().__init__(contract.TUNNEL_INTERFACE)
         self.tunnel = name
+        self.since = time.monotonic()
         self.host_config = dict(host_config)
         self.ready = ready
         self.state = TunnelState.RUNNING
@@ -63,6 +65,10 @@ class FakeTunnel(ServiceInterface):
     @dbus_property(access=PropertyAccess.READ)
     def Ready(self) -> "b":
         return self.ready
+
+    @dbus_property(access=PropertyAccess.READ)
+    def Since(self) -> "d":
+        return self.since
 
     @dbus_property(access=PropertyAccess.READ)
     def HostConfig(self) -> "a{sv}":
@@ -216,9 +222,10 @@ class FakeService:
         tunnel.ready = True
         tunnel.emit_properties_changed({"Ready": True, "HostConfig": tunnel.host_config})
 
-    def lose(self, name: str, sentence: str) -> None:
-        """Let a tunnel end at once by itself."""
-        self.failures[name] = sentence
+    def lose(self, name: str, sentence: str | None = None) -> None:
+        """Let a tunnel end at once by itself, or because somebody else took it down."""
+        if sentence is not None:
+            self.failures[name] = sentence
         del self.tunnels[name]
         self.bus.unexport(contract.tunnel_path(name))
 
