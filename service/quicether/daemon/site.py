@@ -43,7 +43,8 @@ def owned(settings: Settings, member: Member) -> tuple[Prefix, ...]:
 
 def offers(settings: Settings) -> tuple[Prefix, ...]:
     """Return what the settings make this node lead others to, so that the host has to forward."""
-    return (*settings.network.advertise_subnets, *settings.overlay.forward_subnets)
+    both = (*settings.network.advertise_subnets, *settings.overlay.forward_subnets)
+    return tuple(dict.fromkeys(both))
 
 
 def forwarding(settings: Settings) -> Forwarding | None:
