@@ -208,7 +208,7 @@ complete -c quicether -n '_shtab_quicether_using policy test' -l owner -x -d 'th
 complete -c quicether -n '_shtab_quicether_using policy test' -l port -x -d 'such as 443/tcp, 53/udp, or icmp (the default)'
 complete -c quicether -n '_shtab_quicether_using policy test' -l group -x -d 'nodes whose certificates carry a group; may be given several times'
 complete -c quicether -n '_shtab_quicether_using policy test' -l json -d 'answer in JSON, for scripts'
-complete -c quicether -n '_shtab_quicether_using policy test; and test $_shtab_quicether_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'default: the configured policy-file'
+complete -c quicether -n '_shtab_quicether_using policy test; and test $_shtab_quicether_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'default: the stored policy-file'
 complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a config -d 'show, change or check stored settings'
 complete -c quicether -n '_shtab_quicether_using config' -s h -l help -d 'show this help message and exit'
 complete -c quicether -n '_shtab_quicether_using config; and test $_shtab_quicether_npos -eq 0' -a show -d 'show the settings of a tunnel, all sources together'

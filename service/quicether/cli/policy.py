@@ -12,7 +12,7 @@ from quicether.cli import offline
 from quicether.config import load
 from quicether.errors import ConfigError
 from quicether.identity.names import check_group_name
-from quicether.identity.store import roots
+from quicether.identity.store import network_names, roots
 from quicether.model import Address, Member, NodeId
 from quicether.policy.decision import explain
 from quicether.policy.load import PolicyError, read_policy
@@ -43,7 +43,7 @@ def _add_test(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog="example: quicether policy test --from laptop --to 10.0.0.5 --port 443/tcp",
     )
     test.add_argument(
-        "file", type=Path, nargs="?", metavar="FILE", help="default: the configured policy-file"
+        "file", type=Path, nargs="?", metavar="FILE", help="default: the stored policy-file"
     )
     test.add_argument(
         "--from",
@@ -124,18 +124,31 @@ def _test(arguments: argparse.Namespace) -> int:
         protocol_number(protocol, address.version),
         port,
     )
+    sentence = verdict.sentence
+    if file is None:
+        sentence += (
+            f" (That is what is stored in {roots()[0]}; a NetworkManager profile may differ.)"
+        )
     offline.say(
         arguments,
-        {"allowed": verdict.allowed, "rule": verdict.rule_id, "sentence": verdict.sentence},
-        verdict.sentence,
+        {"allowed": verdict.allowed, "rule": verdict.rule_id, "sentence": sentence},
+        sentence,
     )
     return 0 if verdict.allowed else 1
 
 
 def _configured_file() -> Path | None:
+    """Return the policy file of the default tunnel, else the only one that the networks have."""
     etc, _ = roots()
     paths = [load.stored_file(None, etc), load.user_file(os.environ)]
-    return load.load(paths, os.environ, {}).security.policy_file
+    mine: Path | None = load.load(paths, os.environ, {}).security.policy_file
+    if mine is not None:
+        return mine
+    stored = (load.load([load.stored_file(name, etc)], {}, {}) for name in network_names(etc))
+    found = {file for each in stored if (file := each.security.policy_file) is not None}
+    if len(found) > 1:
+        raise ConfigError(f"{', '.join(sorted(map(str, found)))}: write which one is asked")
+    return found.pop() if found else None
 
 
 def _member(reference: str, groups: dict[str, frozenset[str]]) -> Member:

@@ -9,6 +9,7 @@ import pytest
 
 from quicether.cli import policy
 from quicether.config import load
+from quicether.errors import ConfigError
 from quicether.policy.load import PolicyError
 from support import json_answers
 
@@ -126,6 +127,20 @@ def test_without_a_file_the_configured_one_is_asked(file: Path, configuration: P
     words = ("policy", "test", "--from", "laptop", "--to", "10.0.0.5", "--port")
     assert run(*words, "443/tcp") == 0
     assert run(*words, "80/tcp") == 1
+
+
+def test_without_a_file_the_networks_own_is_asked_where_there_is_one(
+    file: Path, configuration: Path
+) -> None:
+    words = ("policy", "test", "--from", "laptop", "--to", "10.0.0.5", "--port", "80/tcp")
+    for network in ("home", "work"):
+        configuration.with_name(f"{network}.toml").write_text(f"[network]\nname = '{network}'\n")
+        (configuration.parent / "networks" / network).mkdir(parents=True)
+    configuration.with_name("home.toml").write_text(f"[security]\npolicy_file = '{file}'\n")
+    assert run(*words) == 1
+    configuration.with_name("work.toml").write_text("[security]\npolicy_file = '/etc/other'\n")
+    with pytest.raises(ConfigError, match="write which one is asked"):
+        run(*words)
 
 
 @pytest.mark.usefixtures("configuration")
