@@ -14,7 +14,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -45,6 +45,21 @@ class AuditTarget(Protocol):
         """Free what is held open. Idempotent."""
 
 
+def _write_each(
+    lines: Sequence[bytes], write: Callable[[bytes], None], close: Callable[[], None]
+) -> int:
+    """Write line by line and return how many were. OSError: not even the first."""
+    for number, line in enumerate(lines):
+        try:
+            write(line)
+        except OSError:
+            close()
+            if number == 0:
+                raise
+            return number
+    return len(lines)
+
+
 class RotatingFile:
     """Lines in one file; at a size it becomes `NAME.1`, that becomes `NAME.2`, and so on.
 
@@ -62,15 +77,7 @@ class RotatingFile:
 
     def write(self, lines: Sequence[bytes]) -> int:
         """Append lines, each whole or, when the disk is full, not counted."""
-        for number, line in enumerate(lines):
-            try:
-                self._append(line + b"\n")
-            except OSError:
-                self.close()
-                if number == 0:
-                    raise
-                return number
-        return len(lines)
+        return _write_each([line + b"\n" for line in lines], self._append, self.close)
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""
@@ -134,15 +141,7 @@ class Journal:
 
     def write(self, lines: Sequence[bytes]) -> int:
         """Send each line as one message."""
-        for number, line in enumerate(lines):
-            try:
-                self._send(line)
-            except OSError:
-                self.close()
-                if number == 0:
-                    raise
-                return number
-        return len(lines)
+        return _write_each(lines, self._send, self.close)
 
     def close(self) -> None:
         """Close the socket; the next line opens it again."""
