@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,27 +20,7 @@ from quicether import __version__
 from quicether.cli.main import main
 from support import json_answers
 from support.private_bus import PrivateBus
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}/service:{ROOT}/tests"}
-
-
-@contextmanager
-def service(bus: PrivateBus, *words: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.fake_controller", bus.address, *words],
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
+from support.service_process import ENVIRONMENT, service
 
 
 @pytest.fixture(autouse=True)

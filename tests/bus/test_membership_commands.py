@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,8 @@ from quicether.identity.invite_code import InviteCode
 from support import json_answers
 from support.fake_programs import FakePrograms
 from support.private_bus import PrivateBus
+from support.service_process import service
 
-ROOT = Path(__file__).parents[2]
 NETWORK = "homenet"
 """The network of every fake tunnel."""
 
@@ -34,24 +30,6 @@ def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateBus]
     with PrivateBus() as it:
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", it.address)
         yield it
-
-
-@contextmanager
-def service(bus: PrivateBus, *words: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "support.fake_controller", bus.address, *words],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}/service:{ROOT}/tests"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "ready\n"
-        yield
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stdout.close()
 
 
 @pytest.fixture
