@@ -34,10 +34,7 @@ def test_a_gateway_that_was_found_carries_what_the_direct_way_loses(found: Sites
     with Stream(found.server, found.client, SERVER) as stream:
         wait_until(stream.received, 5, "the transfer begins")
         found.direct.silence()
-        cut = found.wait_for_way("g1", deadline=5)
-        before = stream.received()
-        wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
-        still = stream.stood_still()
+        cut, still = found.wait_until_moved(stream, "g1", deadline=5)
         found.direct.resume()
         back = found.wait_for_way(None, deadline=10)
         print(f"noticed after {cut:.1f} s, stood still for {still:.1f} s, back after {back:.1f} s")
@@ -51,10 +48,7 @@ def test_a_way_that_is_dead_in_one_direction_is_left_and_taken_back(found: Sites
         with losing(found.east.host, found.direct.a.ifname):
             # East hears nothing of west, and west everything of east. West has to leave the way at
             # once; east, whose packets arrive, when it sees that nothing answers them.
-            cut = found.wait_for_way("g1", deadline=15)
-            before = stream.received()
-            wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
-            still = stream.stood_still()
+            cut, still = found.wait_until_moved(stream, "g1", deadline=15)
         back = found.wait_for_way(None, deadline=10)
         print(f"noticed after {cut:.1f} s, stood still for {still:.1f} s, back after {back:.1f} s")
         assert still < 5

@@ -24,12 +24,9 @@ def test_a_transfer_survives_the_loss_of_the_direct_way_and_returns_to_it(lab: S
     with Stream(lab.server, lab.client, SERVER) as stream:
         wait_until(stream.received, 5, "the transfer begins")
         lab.direct.silence()
-        cut = lab.wait_for_way("g1", "g2", deadline=5)
+        cut, still = lab.wait_until_moved(stream, "g1", "g2", deadline=5)
         peer = lab.east.peers()["west"]
         assert (peer["state"], peer["via"]) == ("via-gateway", lab.way())
-        before = stream.received()
-        wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
-        still = stream.stood_still()
         lab.direct.resume()
         back = lab.wait_for_way(None, deadline=10)
         print(f"noticed after {cut:.1f} s, stood still for {still:.1f} s, back after {back:.1f} s")
@@ -44,19 +41,14 @@ def test_a_transfer_survives_the_loss_of_the_direct_way_and_returns_to_it(lab: S
 def test_a_gateway_dies_and_traffic_moves_to_the_other(lab: Sites) -> None:
     with Stream(lab.server, lab.client, SERVER) as stream:
         lab.direct.silence()
-        lab.wait_for_way("g1", "g2", deadline=5)
-        before = stream.received()
-        wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
+        lab.wait_until_moved(stream, "g1", "g2", deadline=5)
         # The direct connection is given up meanwhile, so that it has to be made anew later.
         lab.east.wait_for_log("west .* lost", deadline=10)
         in_use = next(node for node in lab.gateways if node.name == lab.way())
         other = next(node for node in lab.gateways if node is not in_use)
         stream.stood_still()
         in_use.kill()
-        moved = lab.wait_for_way(other.name, deadline=5)
-        before = stream.received()
-        wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
-        still = stream.stood_still()
+        moved, still = lab.wait_until_moved(stream, other.name, deadline=5)
         lab.direct.resume()
         back = lab.wait_for_way(None, deadline=10)
         print(f"moved after {moved:.1f} s, stood still for {still:.1f} s, back after {back:.1f} s")

@@ -20,6 +20,7 @@ from support.cables import Cable
 from support.commands import wait_until
 from support.hosts import LightHost, Router
 from support.node import Network, Node, up
+from support.stream import Stream
 
 EAST, WEST = "10.0.0.0/16", "10.1.0.0/16"
 OVERLAY = ("100.64.0.0/10", "fd00::/8")
@@ -68,6 +69,18 @@ class Sites:
         logs = lambda: "\n".join(node.log() for node in (self.east, self.west))  # noqa: E731
         wait_until(there, deadline, f"the way is {names}", on_timeout=logs)
         return time.monotonic() - began
+
+    def wait_until_moved(
+        self, stream: Stream, *gateways: str, deadline: float
+    ) -> tuple[float, float]:
+        """Wait until a transfer goes on by one of these gateways.
+
+        Return after how many seconds the way was in use, and for how many the transfer stood still.
+        """
+        after = self.wait_for_way(*gateways, deadline=deadline)
+        before = stream.received()
+        wait_until(lambda: stream.received() > before, 5, "the transfer goes on")
+        return after, stream.stood_still()
 
 
 @contextmanager
