@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from dbus_next.aio.message_bus import MessageBus
@@ -68,12 +67,7 @@ class PrivateBus:
         self._daemon.terminate()
         self._daemon.wait()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
         assert self._daemon is not None
         assert self._daemon.stdout is not None

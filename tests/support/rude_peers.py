@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
 from typing import NoReturn, Self
 
 from quicether.counters import Counters
@@ -88,12 +87,7 @@ class RudeClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._carrier.close("done")
 
     def connect(self, address: UnderlayAddress) -> RudeRole:
@@ -149,12 +143,7 @@ class RudeServer(AioquicEndpoint):
         await self.open(RecordedEvents())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _role(self, session: Session, protocol: str | None) -> Role:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from types import TracebackType
 from typing import Any, Final, Self
 
 from support.hosts import Host
@@ -53,12 +52,7 @@ class Sniffer:
         assert line == "listening\n", line + self._process.stdout.read()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from types import TracebackType
 from typing import Any, Final, Self
 
 from support.hosts import Host
@@ -80,12 +79,7 @@ class Stream:
         self._receiver = self._start(self._client, _RECEIVER, *self._where)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.kill()
             process.communicate()

@@ -10,7 +10,6 @@ import contextlib
 import socket
 from collections.abc import Callable
 from random import Random
-from types import TracebackType
 from typing import Self
 
 from quicether.model import UnderlayAddress
@@ -63,12 +62,7 @@ class UdpRelay:
         loop.add_reader(self._downstream, self._read, self._downstream, self._from_client)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.rebind()
         self._close(self._downstream)
 

@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -38,12 +37,7 @@ class Recorder:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.socket.close()
 
     @property
