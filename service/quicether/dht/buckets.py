@@ -26,15 +26,17 @@ class Entry:
     """A contact in a bucket.
 
     seen: when it last proved to be alive, monotonic seconds. failures: pings without an answer
-    since then. retrying: whether a ping after a failure is due already.
+    since then. failed: when the last of them was given up, monotonic seconds. retrying: whether a
+    ping after a failure is due already.
     """
 
-    __slots__ = ("contact", "failures", "retrying", "seen")
+    __slots__ = ("contact", "failed", "failures", "retrying", "seen")
 
     def __init__(self, contact: Contact, seen: float) -> None:
         self.contact = contact
         self.seen = seen
         self.failures = 0
+        self.failed = float("-inf")
         self.retrying = False
 
 
@@ -113,10 +115,11 @@ class RoutingTable:
             del bucket.replacements[next(iter(bucket.replacements))]
         return False, bucket.oldest()
 
-    def failed(self, key: int, now: float) -> Contact | None:
+    def failed(self, key: int, asked: float, now: float) -> Contact | None:
         """Count a ping that was not answered; return the contact if that evicts it.
 
-        In a bucket with a replacement at hand the fifth failure evicts as in any other.
+        asked: when it was sent. Of several that were under way at one time only the first counts:
+        together they prove no more than that the node did not answer then. In a bucket with a replacement at hand the fifth failure evicts as in any other.
         """
         bucket = self._buckets.get((key ^ self.me).bit_length() - 1)
         entry = None if bucket is None else bucket.entries.get(key)
@@ -124,7 +127,10 @@ class RoutingTable:
             if bucket is not None and bucket.replacements:
                 bucket.replacements.pop(key, None)
             return None
+        if asked < entry.failed:
+            return None
         entry.failures += 1
+        entry.failed = now
         if entry.failures < MAX_FAILURES:
             return None
         del bucket.entries[key]

@@ -276,7 +276,7 @@ class Core:
             self._retry_in(self.RETRY[-1 if self._alone else 0], entry, now)
             self._doubt(now)
             return
-        evicted = self.table.failed(key, now)
+        evicted = self.table.failed(key, since, now)
         if evicted is not None:
             self._lose(evicted, now)
         elif entry is not None:

@@ -41,9 +41,9 @@ def test_five_failed_pings_evict_and_the_newest_replacement_moves_in() -> None:
     table = full_bucket()
     table.seen(contact(TOP + 100), 100.0)
     table.seen(contact(TOP + 101), 101.0)
-    for _ in range(MAX_FAILURES - 1):
-        assert table.failed(TOP, 102.0) is None
-    evicted = table.failed(TOP, 102.0)
+    for number in range(MAX_FAILURES - 1):
+        assert table.failed(TOP, 102.0 + number, 102.5 + number) is None
+    evicted = table.failed(TOP, 110.0, 113.0)
     assert evicted is not None
     assert evicted.key == TOP
     assert table.get(TOP) is None
@@ -53,17 +53,27 @@ def test_five_failed_pings_evict_and_the_newest_replacement_moves_in() -> None:
 
 def test_an_answer_in_between_starts_the_count_anew() -> None:
     table = full_bucket()
-    for _ in range(MAX_FAILURES - 1):
-        table.failed(TOP, 1.0)
-    table.seen(contact(TOP), 2.0)
-    for _ in range(MAX_FAILURES - 1):
-        assert table.failed(TOP, 3.0) is None
+    for number in range(MAX_FAILURES - 1):
+        table.failed(TOP, number, number + 0.5)
+    table.seen(contact(TOP), 20.0)
+    for number in range(MAX_FAILURES - 1):
+        assert table.failed(TOP, 30.0 + number, 30.5 + number) is None
     assert table.get(TOP) is not None
+
+
+def test_questions_that_failed_together_count_as_one() -> None:
+    """A node that was asked five things while it started was evicted within a blink."""
+    table = full_bucket()
+    for _ in range(2 * MAX_FAILURES):
+        assert table.failed(TOP, 1.0, 1.1) is None
+    entry = table.get(TOP)
+    assert entry is not None
+    assert entry.failures == 1
 
 
 def test_a_contact_that_failed_once_is_not_told_to_others() -> None:
     table = full_bucket()
-    table.failed(TOP, 1.0)
+    table.failed(TOP, 0.0, 1.0)
     assert TOP not in [c.key for c in table.closest(TOP)]
     table.seen(contact(TOP), 2.0)
     assert table.closest(TOP)[0].key == TOP
