@@ -244,6 +244,10 @@ class Discovery:
             case LookupDone():
                 self._lookups.pop(event.lookup)(event)
             case BootstrapWanted(urgent):
+                if urgent:
+                    # Who is connected is there, even if it could not answer when it was asked.
+                    for connection in self._mesh.peers.connections().values():
+                        self._driver.connected(connection)
                 self._bootstrap.wanted(urgent=urgent)
             case Joined(contacts):
                 log.info("the network is found; %d of its nodes are known", contacts)
@@ -361,14 +365,9 @@ class Discovery:
         self._driver.connected(connection)
 
     def _advertise(self) -> None:
-        owned, offers = self._advertised
-        found = advertisement(
-            self._mesh.me,
-            (*self._endpoints(), *self._observations.agreed),
-            self._mesh.hello().capabilities,
-            owned,
-            offers,
-        )
+        seen_at = (*self._endpoints(), *self._observations.agreed)
+        capabilities = self._mesh.hello().capabilities
+        found = advertisement(self._mesh.me, seen_at, capabilities, *self._advertised)
         self.refusals = found.refusals
         self._advertiser.publish(found.contents, self._clock())
         self._driver.pump()

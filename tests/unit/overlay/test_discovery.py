@@ -14,6 +14,7 @@ from quicether.model import NextHop
 from quicether.overlay.discovery import LINGER, LOCATE_AGAIN, MAX_RIVALS
 from quicether.overlay.findings import ASKED_FOR
 from quicether.overlay.questions import NOTHING_FOR
+from quicether.transport.messages import RpcKind
 from support.discovering_nodes import Finder, World
 from support.virtual_time import passes, play
 
@@ -74,6 +75,23 @@ def test_nodes_that_know_one_address_know_each_others_lans_soon() -> None:
         sixth = await world.node(LANS[5])
         await passes(lambda: all(node.owner("192.168.6.9") == "node6" for node in nodes), 5)
         assert [sixth.owner(str(lan[9])) for lan in LANS[:5]] == [n.member.name for n in nodes]
+
+    scene(told)
+
+
+def test_who_was_refused_all_its_first_questions_asks_again_within_seconds() -> None:
+    """It knew nobody any more, and its connections told it of nobody: it was deaf for minutes."""
+
+    async def told(world: World) -> None:
+        a = await world.node(LANS[0])
+        service, followers = a.mesh._rpc.pop(RpcKind.DHT), a.mesh._followers
+        a.mesh._followers = []
+        b = await world.node(LANS[1])
+        await passes(lambda: a.reaches(b), 5)
+        await asyncio.sleep(1)
+        a.mesh._followers = followers
+        a.mesh.answer_with(RpcKind.DHT, service)
+        await passes(lambda: all_found(a, [b]) and all_found(b, [a]), 8)
 
     scene(told)
 
