@@ -120,7 +120,7 @@ class RecordedEndpoint(AioquicEndpoint):
                 await asyncio.sleep(0)
 
     async def __aenter__(self) -> Self:
-        await self.open(self.events)
+        self.open(self.events)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -166,7 +166,10 @@ class FakeEndpoint:
         self.certificates: list[x509.Certificate] = []
         self.events: EndpointEvents
 
-    async def open(self, events: EndpointEvents) -> None:
+    def bind(self) -> None:
+        """There is no port to take."""
+
+    def open(self, events: EndpointEvents) -> None:
         self.events = events
         self.underlay.endpoints[self.local_address] = self
 

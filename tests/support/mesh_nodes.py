@@ -138,7 +138,7 @@ class Node:
         self.mesh.serve(() if forwarding else prefixes, forwarding=forwarding)
 
     async def start(self, *peers: Node, named: str | None = None) -> None:
-        await self.endpoint.open(self.mesh)
+        self.endpoint.open(self.mesh)
         clock = asyncio.get_running_loop().time
         forwarder = Forwarder(self.device, self.counters, self.mesh.snapshot(), clock, self.mesh)
         self.device.start(forwarder.outbound)

@@ -108,7 +108,7 @@ async def main(lies: Lies, addresses: list[UnderlayAddress]) -> None:
         hello=lambda: hello,
     )
     events = RecordedEvents()
-    await endpoint.open(events)
+    endpoint.open(events)
     try:
         for address in addresses:
             endpoint.connect(address)

@@ -83,6 +83,7 @@ class RudeClient:
         self._identity = identity
         self._claims = claims
         self._carrier = UdpCarrier(LOOPBACK, counters=Counters(), mark=None)
+        self._carrier.listen()
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,7 +141,7 @@ class RudeServer(AioquicEndpoint):
         )
 
     async def __aenter__(self) -> Self:
-        await self.open(RecordedEvents())
+        self.open(RecordedEvents())
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -141,7 +141,7 @@ class Tunnel:
     async def start(self) -> None:
         """Bring the tunnel up. Raises HostError; then nothing of it is left."""
         try:
-            await self._endpoint.open(self._mesh)
+            self._endpoint.bind()
             await self._watch.open(self.settings.monitoring)
             self._underlay = await self._monitor.start()
             await self._measure()
@@ -153,6 +153,9 @@ class Tunnel:
             forwarder = Forwarder(
                 self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
             )
+            # In one turn of the loop: a peer that comes now finds all that may be asked here, and is
+            # noticed by all that follow peers.
+            self._endpoint.open(self._mesh)
             self._mesh.start(forwarder, self.settings.overlay.peers)
             if self._membership is not None:
                 self._membership.start()

@@ -54,7 +54,7 @@ class AioquicEndpoint:
         max_connections: int = MAX_CONNECTIONS,
         max_link_mtu: int = LINK_MTU,
     ) -> None:
-        """Describe an endpoint; `open` binds its socket.
+        """Describe an endpoint; `bind`, or else `open`, binds its socket.
 
         bind: host "::" listens on IPv4 and IPv6. certificate, key: who this node is. trust: judges
         peers. hello: returns what this node says first on a connection. mark: SO_MARK of every
@@ -78,12 +78,12 @@ class AioquicEndpoint:
 
     @property
     def local_address(self) -> UnderlayAddress:
-        """What the socket is bound to; before `open`, what it is to be bound to."""
+        """What the socket is bound to; before that, what it is to be bound to."""
         return self._bind if self._carrier is None else self._carrier.socket.local_address
 
-    async def open(self, events: EndpointEvents) -> None:
-        """Bind the socket and begin to listen. Raises HostError: the port cannot be had."""
-        carrier = self._carrier = UdpCarrier(
+    def bind(self) -> None:
+        """Bind the socket; see `Endpoint.bind`."""
+        self._carrier = UdpCarrier(
             self._bind,
             counters=self.counters,
             mark=self._mark,
@@ -91,6 +91,12 @@ class AioquicEndpoint:
             stranger=self._stranger,
             accepted=self._settled,
         )
+
+    def open(self, events: EndpointEvents) -> None:
+        """Begin to listen; see `Endpoint.open`."""
+        if self._carrier is None:
+            self.bind()
+        carrier = self._opened
         self._node = Node(
             trust=self._trust,
             hello=self._hello,
@@ -99,6 +105,7 @@ class AioquicEndpoint:
             clock=carrier.now,
         )
         self._admission = Admission(self._server.supported_versions, self.counters)
+        carrier.listen()
 
     def update_identity(self, certificate: x509.Certificate) -> None:
         """Show certificate, which is for the same key, on every connection from now on.

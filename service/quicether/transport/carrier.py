@@ -72,6 +72,10 @@ class UdpCarrier:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def listen(self) -> None:
+        """Begin to take in what arrives, and what has arrived since the socket was bound."""
+        self.socket.listen()
+
     def sessions(self) -> list[Session]:
         """Return all sessions, those that are closing included."""
         return list(self._ids)

@@ -169,8 +169,17 @@ class Endpoint(Protocol):
     def local_address(self) -> UnderlayAddress:
         """What the socket is bound to."""
 
-    async def open(self, events: EndpointEvents) -> None:
-        """Bind the socket and begin to listen. Raises HostError: the port cannot be had."""
+    def bind(self) -> None:
+        """Take the port without listening yet: what arrives waits, bounded, for `open`.
+
+        Raises HostError: the port cannot be had.
+        """
+
+    def open(self, events: EndpointEvents) -> None:
+        """Begin to listen, and bind first where `bind` did not. Raises HostError: as `bind`.
+
+        Nothing is reported before this returns.
+        """
 
     def connect(self, address: UnderlayAddress, expect: NodeId | None = None) -> None:
         """Begin to connect; `connected` or `connect_failed` follows.

@@ -241,6 +241,7 @@ async def enrol(
     anywhere = "::" if ip_address(address.host).version == 6 else "0.0.0.0"  # noqa: S104
     carrier = UdpCarrier(UnderlayAddress(anywhere, 0), counters=Counters(), mark=mark)
     try:
+        carrier.listen()
         remote = carrier.socket.socket_address(address)
         settings = configuration(is_client=True, protocols=[ENROL_ALPN], certificate=None, key=None)
         engine = Engine(configuration=settings)

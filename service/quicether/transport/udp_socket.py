@@ -100,6 +100,9 @@ class UdpSocket:
         self._socket = self._bind(bind)
         # Kept, because a tunnel is asked for its port while it goes down, too.
         self.local_address = UnderlayAddress.of_socket(self._socket.getsockname())
+
+    def listen(self) -> None:
+        """Begin to read. What came since the socket was bound has waited in the kernel."""
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     @property

@@ -19,14 +19,17 @@ from quicether.daemon import site, tunnel
 from quicether.daemon.controller import Tunnels
 from quicether.daemon.guard import Guard
 from quicether.daemon.watch import Watch
+from quicether.dht import messages
 from quicether.errors import OWN_FAULT, HostError
+from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
 from quicether.identity.authority import Authority
 from quicether.identity.certificates import to_pem
 from quicether.identity.keys import NodeKey
 from quicether.identity.store import NetworkStore
+from quicether.identity.trust import AuthorityTrust
 from quicether.journal import LEVELS
-from quicether.model import DropReason
+from quicether.model import DropReason, UnderlayAddress
 from quicether.overlay import discovery
 from quicether.overlay.discovery import Discovery
 from quicether.overlay.membership import Membership
@@ -35,16 +38,20 @@ from quicether.overlay.renewal import Renewal
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 from quicether.transport.endpoint import ALPN
 from quicether.transport.engine import Engine
+from quicether.transport.messages import RpcKind
 from quicether.transport.tls import configuration
+from support.certificates import Identity
+from support.endpoints import RecordedEndpoint
 from support.fake_device import FakeDevice
 from support.fake_link_owner import FakeLinkOwner, FakeLinks
 
 START = [
-    (AioquicEndpoint, "open"),
+    (AioquicEndpoint, "bind"),
     (Watch, "open"),
     (UnderlayMonitor, "start"),
     (site, "path_mtu"),
     (FakeLinkOwner, "attach"),
+    (AioquicEndpoint, "open"),
     (Mesh, "start"),
     (Membership, "start"),
     (Discovery, "start"),
@@ -261,6 +268,35 @@ def test_no_more_connections_than_the_settings_say_are_let_in() -> None:
                     await asyncio.sleep(0.01)
         assert view.counters.drops[DropReason.CONNECTION_LIMIT] == 1
         await tunnels.down("kin")
+
+    run(main)
+
+
+def test_a_peer_that_comes_while_the_tunnel_comes_up_is_served_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its questions were refused, nobody learned of it, and it was deaf to the network after."""
+    now, key = datetime.now(UTC), NodeKey.generate()
+    authority = Authority.load(tmp_path / "authority", now)
+    peer = Identity("desk", key, authority.sign(key.public_raw, "desk", now=now))
+    attach = FakeLinkOwner.attach
+
+    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        async with RecordedEndpoint(peer, AuthorityTrust(authority.certificate, now)) as desk:
+
+            async def slowly(owner: FakeLinkOwner, config: HostConfig) -> FakeDevice:
+                desk.connect(UnderlayAddress(LOOPBACK, port))
+                with pytest.raises(TimeoutError):
+                    await desk.events.until(lambda: desk.events.connections, 0.2)
+                return await attach(owner, config)
+
+            monkeypatch.setattr(FakeLinkOwner, "attach", slowly)
+            view = await up(tunnels, port)
+            (connection,) = await desk.events.until(lambda: desk.events.connections)
+            question = bytes([RpcKind.DHT]) + messages.encode(messages.FindNode(0))
+            assert await connection.request(question, 5)
+            assert view.peer_count == 1
+            await tunnels.down("kin")
 
     run(main)
 

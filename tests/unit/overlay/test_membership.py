@@ -109,7 +109,7 @@ class Node:
             changed=lambda: None,
             audit=Audit(FakeAuditSink(), clock, clock),
         )
-        await self.endpoint.open(self.mesh)
+        self.endpoint.open(self.mesh)
         self.membership = Membership(
             self.store,
             identity,

@@ -59,7 +59,7 @@ class Node:
         self.mesh.met = []
 
     async def start(self) -> None:
-        await self.endpoint.open(self.mesh)
+        self.endpoint.open(self.mesh)
         clock = asyncio.get_running_loop().time
         forwarder = Forwarder(self.device, self.counters, self.mesh.snapshot(), clock, self.mesh)
         self.device.start(forwarder.outbound)

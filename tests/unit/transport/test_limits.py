@@ -70,7 +70,7 @@ def test_two_hundred_peers_on_one_socket() -> None:
             ]
             try:
                 for peer in peers:
-                    await peer.open(peer.events)
+                    peer.open(peer.events)
                 for start in range(0, 200, 20):
                     await asyncio.gather(*(join(peer, hub) for peer in peers[start : start + 20]))
                 for peer in peers:
@@ -298,7 +298,7 @@ def test_a_fault_at_one_end_keeps_no_other_from_being_told(
             RecordedEndpoint(network.member("b"), network.trust()) as b,
         ):
             hub = RecordedEndpoint(network.member("hub"), network.trust())
-            await hub.open(hub.events)
+            hub.open(hub.events)
             await join(a, hub)
             await join(b, hub)
             monkeypatch.setattr(hub.events, "disconnected", _fail)
@@ -317,9 +317,9 @@ def test_a_port_in_use_is_one_clear_sentence() -> None:
         async with RecordedEndpoint(network.member("a"), network.trust()) as a:
             b = RecordedEndpoint(network.member("b"), network.trust(), a.local_address)
             with pytest.raises(HostError, match="cannot listen on UDP"):
-                await b.open(b.events)
+                b.open(b.events)
             c = RecordedEndpoint(network.member("c"), network.trust(), LOOPBACK)
-            await c.open(c.events)
+            c.open(c.events)
             c.connect(UnderlayAddress("::1", 9))
             (failure,) = await c.events.until(lambda: c.events.failures)
             assert isinstance(failure.error, HostError)

@@ -33,6 +33,7 @@ class Recorder:
             on_arrivals=self._on_arrivals,
             on_writable=self._on_writable,
         )
+        self.socket.listen()
 
     async def __aenter__(self) -> Self:
         return self
