@@ -153,8 +153,8 @@ class Tunnel:
             forwarder = Forwarder(
                 self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
             )
-            # In one turn of the loop: a peer that comes now finds all that may be asked here, and is
-            # noticed by all that follow peers.
+            # In one turn of the loop: who comes finds all that may be asked here, and is noticed
+            # by all that follow peers.
             self._endpoint.open(self._mesh)
             self._mesh.start(forwarder, self.settings.overlay.peers)
             if self._membership is not None:

@@ -119,7 +119,8 @@ class RoutingTable:
         """Count a ping that was not answered; return the contact if that evicts it.
 
         asked: when it was sent. Of several that were under way at one time only the first counts:
-        together they prove no more than that the node did not answer then. In a bucket with a replacement at hand the fifth failure evicts as in any other.
+        together they prove no more than that the node did not answer then.
+        In a bucket with a replacement at hand the fifth failure evicts as in any other.
         """
         bucket = self._buckets.get((key ^ self.me).bit_length() - 1)
         entry = None if bucket is None else bucket.entries.get(key)
