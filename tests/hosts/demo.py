@@ -10,8 +10,9 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from rich.console import Console
@@ -21,6 +22,7 @@ from support.commands import CommandError
 from support.home import HOME, LAN, NAS, Story, story
 from support.hosts import Host, WholeHost
 from support.install import InstallError, installed_layer
+from support.transfer import web_server
 
 PAGE: Final = "<h1>Hello from the LAN behind home</h1>\n"
 TRANSFER_SECONDS: Final = 3
@@ -37,34 +39,6 @@ def show(host: Host, command: Sequence[str], output: str) -> None:
     console.print(f"[bold green]{host.name}[/] [bold]$ {escape(shlex.join(command))}[/]")
     if output.strip():
         console.print(escape(output.rstrip()))
-
-
-@contextmanager
-def web_server(host: Host) -> Iterator[None]:
-    """Serve PAGE on port 80 of a host, IPv4 and IPv6."""
-    program = (
-        "import http.server, socket, sys\n"
-        "page = sys.argv[1].encode()\n"
-        "class Handler(http.server.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self):\n"
-        "        self.send_response(200)\n"
-        "        self.send_header('Content-Length', str(len(page)))\n"
-        "        self.end_headers()\n"
-        "        self.wfile.write(page)\n"
-        "class Server(http.server.ThreadingHTTPServer):\n"
-        "    address_family = socket.AF_INET6\n"
-        "server = Server(('::', 80), Handler)\n"
-        "print('listening', flush=True)\n"
-        "server.serve_forever()\n"
-    )
-    server = host.popen(["/usr/bin/python3", "-c", program, PAGE])
-    assert server.stdout is not None
-    server.stdout.readline()
-    try:
-        yield
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def ping_ms(host: WholeHost, address: str) -> float:
@@ -110,7 +84,8 @@ def play(scene: Story) -> None:
     scene.up(laptop)
     console.print(f"[dim]up took {time.monotonic() - started:.2f} s[/]")
     say("A page from a machine in the LAN behind home, which knows nothing of QuicEther")
-    with web_server(scene.nas):
+    with TemporaryDirectory() as folder, web_server(scene.nas, folder):
+        Path(folder, "index.html").write_text(PAGE)
         scene.type(laptop, "curl", "-sS", f"http://{NAS[0]}/")
         scene.type(laptop, "curl", "-sS", f"http://[{NAS[1]}]/")
     say("What NetworkManager, the kernel and QuicEther say of it")

@@ -18,6 +18,13 @@ from support.nat import NatBox, NatKind
 from support.node import Network, up
 
 
+def between(stack: ExitStack, near: Host, far: Host) -> None:
+    """A line from near, which is 198.51.100.1, to far, which is 198.51.100.2."""
+    line = stack.enter_context(Cable(near, far))
+    near.configure_link(line.a.ifname, ["198.51.100.1/24"])
+    far.configure_link(line.b.ifname, ["198.51.100.2/24"])
+
+
 def lan(stack: ExitStack, router: Host, gateway: str, address: str) -> LightHost:
     """A host of its own LAN behind a router; both addresses with their prefix length."""
     host = stack.enter_context(LightHost(f"at-{address.partition('/')[0].replace('.', '-')}"))
@@ -60,9 +67,7 @@ def stack() -> Iterator[ExitStack]:
 def test_a_laptop_reaches_the_server_at_home(stack: ExitStack, tmp_path: Path) -> None:
     enter = stack.enter_context
     home, cafe = enter(Router("home")), enter(LightHost("cafe"))
-    line = enter(Cable(home, cafe))
-    home.configure_link(line.a.ifname, ["198.51.100.1/24"])
-    cafe.configure_link(line.b.ifname, ["198.51.100.2/24"])
+    between(stack, home, cafe)
     server = lan(stack, home, "192.168.1.1/24", "192.168.1.10/24")
     network = enter(Network(tmp_path))
     at_home = network.node(home, prefixes=["192.168.1.0/24"])
@@ -184,9 +189,7 @@ def test_a_gateway_that_stands_in_the_lan_forwards_into_it(
 ) -> None:
     enter = stack.enter_context
     router, cafe = enter(Router("router")), enter(LightHost("cafe"))
-    line = enter(Cable(router, cafe))
-    router.configure_link(line.a.ifname, ["198.51.100.1/24"])
-    cafe.configure_link(line.b.ifname, ["198.51.100.2/24"])
+    between(stack, router, cafe)
     server = lan(stack, router, "192.168.1.1/24", "192.168.1.10/24")
     network = enter(Network(tmp_path))
     gateway = network.node(router, prefixes=["192.168.1.0/24"])
@@ -207,9 +210,7 @@ def test_a_namespace_holds_the_device_and_only_what_runs_there_uses_the_overlay(
 ) -> None:
     enter = stack.enter_context
     home, cafe, inside = enter(Router("home")), enter(LightHost("cafe")), enter(LightHost("inside"))
-    line = enter(Cable(home, cafe))
-    home.configure_link(line.a.ifname, ["198.51.100.1/24"])
-    cafe.configure_link(line.b.ifname, ["198.51.100.2/24"])
+    between(stack, home, cafe)
     network = enter(Network(tmp_path))
     at_home, laptop = network.node(home, prefixes=["0.0.0.0/0", "::/0"]), network.node(cafe)
     up(
