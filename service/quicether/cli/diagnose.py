@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 from quicether import __version__
 from quicether.cli import offline
 from quicether.errors import ConfigError, HostError, IdentityError
-from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 from quicether.plainfile import read_plain
 
 if TYPE_CHECKING:
@@ -149,6 +148,7 @@ def _content(path: Path) -> str:
 def _known(facts: Facts) -> tuple[set[str], set[str]]:
     """Return the names and the node ids that this machine knows of: nobody's business."""
     from quicether.config.values import PeerAddress
+    from quicether.identity.store import NetworkStore, network_names, other_folders, roots
 
     host, _, domain = platform.node().partition(".")
     names = {host, domain, os.environ.get("SUDO_USER", ""), os.environ.get("USER", "")}
