@@ -1,4 +1,4 @@
-"""`quicetherd`: the service process that systemd starts."""
+"""The service: tunnels, what publishes them, and when both end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from typing import Final
 
 from quicether import __version__
@@ -72,7 +71,3 @@ def main() -> int:
         log.error("%s", error)  # noqa: TRY400 - a sentence says it all
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
