@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
 from quicether.config.settings import Settings
+from quicether.daemon.guard import read_rules
 from quicether.daemon.links import Links
 from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
@@ -131,16 +132,9 @@ class Tunnels:
         await asyncio.gather(*(self._stop(tunnel) for tunnel in tuple(self._tunnels.values())))
 
     async def _start(self, name: str, options: Mapping[str, str], request: UpRequest) -> Tunnel:
-        if len(self._tunnels) >= MAX_TUNNELS:
-            raise ConfigError(f"{MAX_TUNNELS} tunnels are up, which is the most")
         settings, network = settle(name, options, request)
-        for other in self._tunnels.values():
-            if other.settings.network.tun_name == settings.network.tun_name:
-                raise ConfigError(
-                    f"tun-name: {settings.network.tun_name} is the device of tunnel {other.name}; "
-                    "choose another name"
-                )
         identity = _identity(network, settings)
+        rules = await read_rules(settings)
         network_settings = settings.network
         link = await self._links.choose(
             request.owner,
@@ -148,8 +142,9 @@ class Tunnels:
             network_settings.tun_name,
             network_settings.netns,
         )
+        self._check_room(settings)  # now, because others came up meanwhile
         tunnel = Tunnel(
-            name, settings, identity, link, lambda: self._changed(), self._lost, self._dht
+            name, settings, identity, link, rules, lambda: self._changed(), self._lost, self._dht
         )
         self._tunnels[name] = tunnel
         level = settings.monitoring.log_level
@@ -163,6 +158,17 @@ class Tunnels:
         log.info("tunnel %s is up as %s (%s)", name, tunnel.node_name, tunnel.node_id)
         log.info("tunnel %s: its link is owned by %s: %s", name, tunnel.link, tunnel.link_reason)
         return tunnel
+
+    def _check_room(self, settings: Settings) -> None:
+        """Raises ConfigError: there are too many tunnels, or the device is another one's."""
+        if len(self._tunnels) >= MAX_TUNNELS:
+            raise ConfigError(f"{MAX_TUNNELS} tunnels are up, which is the most")
+        for other in self._tunnels.values():
+            if other.settings.network.tun_name == settings.network.tun_name:
+                raise ConfigError(
+                    f"tun-name: {settings.network.tun_name} is the device of tunnel {other.name}; "
+                    "choose another name"
+                )
 
     def _lost(self, tunnel: Tunnel, error: Exception) -> None:
         """Take a tunnel down that cannot go on."""

@@ -49,12 +49,8 @@ class Guard:
     audit: implements `overlay.neighbours.AuditEvents`.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Load the policy and open the trail.
-
-        Raises ConfigError: the policy file has mistakes. HostError: the trail cannot be opened.
-        """
-        rules = _rules(settings.security.policy_file)
+    def __init__(self, settings: Settings, rules: RuleSet) -> None:
+        """Open the trail. rules: what `read_rules` gave. Raises HostError: it cannot be opened."""
         where = settings.security.audit_log
         self._writer: AuditWriter | None = None if where is None else open_audit(where)
         sink: AuditSink = self._writer or ServiceLog()
@@ -94,11 +90,10 @@ class Guard:
     async def reload(self, settings: Settings) -> None:
         """Put the policy file in force as it is now; flows that stay allowed go on.
 
-        A large file is read beside the event loop, so that packets go on meanwhile.
         Raises ConfigError: it has mistakes; the policy before it stays.
         """
         try:
-            rules = await asyncio.to_thread(_rules, settings.security.policy_file)
+            rules = await read_rules(settings)
         except ConfigError as error:
             self.audit.policy_refused(error)
             raise
@@ -134,5 +129,14 @@ class Guard:
             self.audit.policy_loaded(str(settings.security.policy_file), len(rules.rules))
 
 
-def _rules(path: Path | None) -> RuleSet:
-    return RuleSet.without_policy() if path is None else RuleSet(read_policy(path))
+async def read_rules(settings: Settings) -> RuleSet:
+    """Read the policy. Raises ConfigError: the policy file has mistakes.
+
+    A large file takes seconds, and is read beside the event loop so that packets go on meanwhile.
+    """
+    path = settings.security.policy_file
+    return RuleSet.without_policy() if path is None else await asyncio.to_thread(_rules, path)
+
+
+def _rules(path: Path) -> RuleSet:
+    return RuleSet(read_policy(path))

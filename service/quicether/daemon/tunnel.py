@@ -38,6 +38,7 @@ from quicether.identity.store import NodeIdentity
 from quicether.model import Address, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.routes import OverlayRoutes
+from quicether.policy.ruleset import RuleSet
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,14 @@ class Tunnel:
         settings: Settings,
         identity: NodeIdentity,
         link: Choice,
+        rules: RuleSet,
         changed: Callable[[], None],
         lost: Callable[[Tunnel, Exception], None],
         dht: DhtConfig,
     ) -> None:
-        """changed: called when anything that the bus publishes may be different.
+        """rules: the policy. dht: its constants. changed: called when what is published may differ.
 
         lost: called when the tunnel cannot go on: its device was taken away, or there was a fault.
-        dht: its constants.
         Raises ConfigError: the settings ask for what the node's certificate does not allow.
         """
         self.name = name
@@ -91,8 +92,9 @@ class Tunnel:
         self._path_mtu = site.MTU_CEILING
         self._lan: tuple[Prefix, ...] = ()
         self._changed = changed
+        self._dirty = asyncio.Event()
         self._lost = lost
-        self._guard = Guard(settings)
+        self._guard = Guard(settings, rules)
         self._routes = OverlayRoutes(
             identity.member,
             static=[(route.prefix, route.node) for route in settings.overlay.static_routes],
@@ -115,7 +117,7 @@ class Tunnel:
             instance=os.urandom(8),
             entropy=SystemRandom(),
             clock=time.monotonic,
-            changed=self._wake,
+            changed=self._dirty.set,
             audit=self._guard.audit,
         )
         self._naming = Naming.of(settings, identity, self._routes, link.resolver)
@@ -130,7 +132,6 @@ class Tunnel:
         )
         self._watch = Watch(self, self._mesh, self._guard, self._membership)
         self._device: Device | None = None
-        self._dirty = asyncio.Event()
         self._tasks = Tasks(name, self._fail)
         self._failure: Exception | None = None
         self._settled = False
@@ -216,7 +217,7 @@ class Tunnel:
         self._mesh.use_policy(self._guard.policy)
         self._mesh.want_configured(settings.overlay.peers)
         self._discovery.use(settings.discovery.routes, settings.discovery.bootstrap_nodes)
-        self._wake()
+        self._dirty.set()
 
     async def renew(self) -> datetime:
         """Renew this node's certificate now and return its end. Raises: see `Controller.renew`."""
@@ -353,9 +354,6 @@ class Tunnel:
             self.state = TunnelState.FAILED
             self._lost(self, error)
 
-    def _wake(self) -> None:
-        self._dirty.set()
-
     async def _follow(self) -> None:
         """Bring the OS to each new desired state, one at a time, and tell the bus."""
         while True:
@@ -380,14 +378,14 @@ class Tunnel:
         self._mesh.underlay_changed()
         self._discovery.moved()
         self._tasks.start(self._measure())
-        self._wake()
+        self._dirty.set()
 
     async def _measure(self) -> None:
         """Find out what of the settings depends on the host's own network."""
         path_mtu = await site.path_mtu(self.settings)
         if path_mtu != self._path_mtu:
             self._path_mtu = path_mtu
-            self._wake()
+            self._dirty.set()
         self._lan = await site.lan(self.settings, self._underlay)
         self._serve()
 

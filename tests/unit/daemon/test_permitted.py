@@ -17,6 +17,8 @@ from quicether.host.underlay import Underlay
 from quicether.model import Member, NextHop, NodeId, Prefix
 from quicether.overlay.desired import MAX_REFUSALS, HostRoutes
 from quicether.overlay.routes import OverlayRoutes
+from quicether.policy.load import read_policy
+from quicether.policy.ruleset import RuleSet
 from support.fake_endpoint import FakeUnderlay
 from support.mesh_nodes import Node
 from support.policies import rules
@@ -136,7 +138,7 @@ def test_a_policy_that_is_loaded_again_counts_at_once(tmp_path: Path) -> None:
         await home.start()
         await me.start(home)
         await passes(lambda: me.hop("10.1.0.9"), 5)
-        guard = Guard(settings)
+        guard = Guard(settings, RuleSet(read_policy(file)))
 
         def prefixes() -> tuple[Prefix, ...]:
             wanted = host_config(settings, me.member, me.mesh, Underlay(), 1420, 9000, guard)
@@ -147,7 +149,7 @@ def test_a_policy_that_is_loaded_again_counts_at_once(tmp_path: Path) -> None:
         for target, routed in (("10.2.0.0/16", False), ("10.1.0.9", True), ("node3", False)):
             file.write_text(rule.format(target))
             # In a thread; virtual time would rush by.
-            guard._policy.use(Guard(settings)._policy.rules)
+            guard._policy.use(RuleSet(read_policy(file)))
             assert (HOME_LAN in prefixes()) is routed
             assert ip_network("100.64.0.0/10") in prefixes()
         guard.close()
