@@ -228,10 +228,12 @@ def whole_lab() -> Iterator[tuple[WholeHost, LightHost]]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_run_leaves_nothing_after_the_sweep(number: signal.Signals) -> None:
     lab = textwrap.dedent("""
-        import sys, time
+        import signal, time
         from support import sweep
         from support.hosts import LightHost, WholeHost
         from support.relay import Relay
+        # What a shell starts in the background ignores it, and so would all that we start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with WholeHost("whole") as whole, LightHost("light") as light, Relay(whole, light):
             light.popen(["sleep", "1000"])
             print(sweep.current().name, flush=True)
