@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.hosts import WholeHost, together
+from support.cables import Cable
+from support.hosts import LightHost, WholeHost, together
 
 CHECKOUT = Path(__file__).parents[2]
 KEPT = (
@@ -102,7 +103,7 @@ def differences(one: dict[str, tuple[str, ...]], other: dict[str, tuple[str, ...
 
 
 def use(host: WholeHost) -> None:
-    """Do what leaves traces: a network, a profile, a unit, a drop-in, a tunnel that was up."""
+    """Do what leaves traces: networks, profiles, a unit, a drop-in, tunnels that are up."""
     host.run(["quicether", "network", "create", "home", "--no-up"], timeout=60)
     assert "quicether" in profiles(host)
     drop_in = host.root / "etc/systemd/system/quicether.service.d/netns.conf"
@@ -111,14 +112,20 @@ def use(host: WholeHost) -> None:
     host.run(["systemctl", "daemon-reload"])
     host.run(["systemctl", "--quiet", "enable", "--now", "quicether@home.service"], timeout=60)
     host.wait_until((host.root / "var/log/quicether").is_dir, 10, "the service's folders")
-    assert "quicether0" in host.run(["ip", "-brief", "link"]).stdout
+    host.run(["quicether", "network", "create", "work"], timeout=60)
+    links = host.run(["ip", "-brief", "link"]).stdout
+    assert "quicether0" in links
+    assert "quicether1" in links
+    assert "quicether-work" in profiles(host, "--active")
 
 
 def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
     installed: list[Path],
 ) -> None:
     hosts = (WholeHost("before"), WholeHost("installed", layers=installed))
-    with together(*hosts) as (before, host):
+    with together(*hosts) as (before, host), LightHost("isp") as isp, Cable(host, isp) as cable:
+        # A default route is what NetworkManager wants below a VPN.
+        host.configure_link(cable.a.ifname, ["192.0.2.5/24"], gateway="192.0.2.1")
         for each in (before, host):
             shutil.copy(CHECKOUT / "bootstrap", each.root / "tmp/bootstrap")
         # Nothing of QuicEther, not even what is on the machine below.
@@ -128,6 +135,8 @@ def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
         assert (host.root / "opt/quicether/manifest").exists()
         use(host)
         host.run(["/tmp/bootstrap", "uninstall"], timeout=60)
+        assert "quicether" not in profiles(host, "--active")
+        host.wait_until(lambda: not plugins(host), 5, "NetworkManager's plugin to end")
         said = host.run(["/tmp/bootstrap", "uninstall"]).stdout
         left = differences(tree(host), as_it_was)
         unexpected = {path for path in left if not is_kept(path) and path not in ACCOUNTS}
@@ -139,6 +148,7 @@ def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
         assert "/etc/NetworkManager/system-connections/quicether.nmconnection" in said
         assert "/var/log/quicether" in said
         host.run(["/tmp/bootstrap", "uninstall", "--purge"])
+        host.run(["nmcli", "connection", "delete", cable.a.ifname])
         assert differences(tree(host), as_it_was) == set()
         assert "quicether" not in profiles(host)
 
@@ -147,5 +157,9 @@ def is_kept(path: str) -> bool:
     return any(fnmatch(path, each) or fnmatch(path, f"{each}/*") for each in KEPT)
 
 
-def profiles(host: WholeHost) -> str:
-    return host.run(["nmcli", "-g", "NAME", "connection"]).stdout
+def plugins(host: WholeHost) -> str:
+    return host.run(["pgrep", "-f", "nm-quicether-service"], check=False).stdout
+
+
+def profiles(host: WholeHost, *which: str) -> str:
+    return host.run(["nmcli", "-g", "NAME", "connection", "show", *which]).stdout
