@@ -117,7 +117,6 @@ class Network:
         self.bootstrap: list[SimNode] = []
         self.gang: list[tuple[int, Contact]] = []
         self.requests = 0
-        self.timeouts = 0
         self.on_event: Callable[[SimNode, Event], None] | None = None
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
@@ -229,7 +228,6 @@ class Network:
         self.requests += 1
         other = self.nodes.get(event.contact.key)
         if other is None or other.side != node.side:
-            self.timeouts += 1
             node.sent += 0 if node.observer else len(event.body) + PACKET_HEADERS
             self.at(self.now + event.timeout, self._failed, node, event.call)
             return

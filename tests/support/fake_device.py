@@ -6,21 +6,18 @@ from collections.abc import Callable, Sequence
 
 from quicether.counters import Counters
 from quicether.errors import HostError
-from quicether.model import DropReason
 
 
 class FakeDevice:
-    """Implements `Device`. refuses: every write is refused, as by a device that is down."""
+    """Implements `Device`. Nothing is refused."""
 
     def __init__(self, name: str = "quicether0") -> None:
         self._name = name
         self._receive: Callable[[list[bytes]], None] | None = None
-        self._lost: Callable[[HostError], None] | None = None
         self.written: list[bytes] = []
         self.batches = 0
         self.paused = False
         self.closed = False
-        self.refuses = False
 
     @property
     def name(self) -> str:
@@ -32,19 +29,17 @@ class FakeDevice:
         receive: Callable[[list[bytes]], None],
         lost: Callable[[HostError], None] | None = None,
     ) -> None:
-        """Remember whom to call."""
+        """Remember whom to call. It is never lost."""
+        del lost
         self._receive = receive
-        self._lost = lost
 
     def pause(self, paused: bool) -> None:
         """Remember it."""
         self.paused = paused
 
     def write(self, packets: Sequence[bytes], counters: Counters) -> None:
-        """Keep packets, or refuse them all."""
-        if self.refuses:
-            counters.drop(DropReason.DEVICE, len(packets))
-            return
+        """Keep packets."""
+        del counters
         self.batches += 1
         self.written.extend(packets)
 
@@ -56,8 +51,3 @@ class FakeDevice:
         """Let the kernel route packets to the device, as one batch."""
         assert self._receive is not None, "the device was not started"
         self._receive(list(packets))
-
-    def vanish(self) -> None:
-        """Let somebody delete the device."""
-        assert self._lost is not None, "nobody asked to be told"
-        self._lost(HostError(f"device {self._name} was taken away"))

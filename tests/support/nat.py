@@ -48,16 +48,6 @@ class NatBox(Router):
         """
         self.run(["nft", "-f", "-"], input=rules)
 
-    def forward_port(self, outside: Port, protocol: str, port: int, to: str) -> None:
-        """Let one port in (`protocol` udp or tcp) and send it to the IPv4 address `to`."""
-        rules = f"""
-            add chain inet nat in {{ type nat hook prerouting priority dstnat ; }}
-            add rule inet nat in iifname "{outside.ifname}" {protocol} dport {port} \
-                dnat ip to {to}:{port}
-            insert rule inet nat through ip daddr {to} {protocol} dport {port} accept
-        """
-        self.run(["nft", "-f", "-"], input=rules)
-
     def forget(self) -> None:
         """Lose all mappings, as a restart of the box does."""
         self.run(["conntrack", "-F"])

@@ -21,7 +21,6 @@ from typing import Any
 
 from quicether.bus.contract import LinkOwnerName
 from quicether.bus.controller import TunnelView, UpRequest
-from quicether.bus.status import to_json
 from quicether.daemon.controller import Tunnels
 from quicether.dht.core import DhtConfig
 from quicether.errors import QuicEtherError
@@ -62,17 +61,17 @@ async def _obey(tunnels: Tunnels, order: dict[str, Any]) -> Any:
         case "status":
             return _status(tunnel)
         case "peers":
-            return [to_json(peer) for peer in tunnel.peers(0, EVERYTHING)]
+            return [dataclasses.asdict(peer) for peer in tunnel.peers(0, EVERYTHING)]
         case "routes":
-            return [to_json(route) for route in tunnel.routes(0, EVERYTHING)]
+            return [dataclasses.asdict(route) for route in tunnel.routes(0, EVERYTHING)]
         case "lookup":
-            return to_json(await tunnel.lookup(ip_address(order["address"])))
+            return dataclasses.asdict(await tunnel.lookup(ip_address(order["address"])))
         case "ping":
-            return to_json(await tunnel.ping(order["node"]))
+            return dataclasses.asdict(await tunnel.ping(order["node"]))
         case "policy":
             where = ip_address(order["destination"])
             asked = (order["source"], where, order["protocol"], order["port"])
-            return to_json(await tunnel.policy_test(*asked))
+            return dataclasses.asdict(await tunnel.policy_test(*asked))
     raise ValueError(f"no such order: {order}")
 
 

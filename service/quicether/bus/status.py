@@ -1,4 +1,4 @@
-"""What a tunnel says of itself: plain values, their form on the bus and in JSON. Pure.
+"""What a tunnel says of itself: plain values, and their form on the bus. Pure.
 
 A status travels as `a{sv}`: one entry a field, the key in kebab-case, absent for None. In Python
 a variant is the pair (signature, value), which is jeepney's form; `wire` makes dbus-next's of it.
@@ -130,20 +130,6 @@ def from_wire(kind: type[S], wire: Mapping[str, tuple[str, Any]]) -> S:
         return kind(**values)
     except TypeError as error:
         raise ValueError(str(error)) from None
-
-
-def to_json(status: object) -> dict[str, Any]:
-    """Return a status as JSON takes it: field names in snake_case, None as null."""
-    return {
-        field.name: _plain(getattr(status, field.name))
-        for field in dataclasses.fields(status)  # type: ignore[arg-type]
-    }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, enum.Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _signature(hint: Any) -> tuple[str, Callable[[Any], Any]]:

@@ -121,10 +121,6 @@ class Directory:
         """All live records of other nodes."""
         return tuple(self._records.values())
 
-    def watches(self, key: int) -> bool:
-        """Tell whether key is watched."""
-        return key in self._watches
-
     def watch(self, key: int, now: float) -> None:
         """Begin to follow a key."""
         if key not in self._watches:

@@ -24,7 +24,7 @@ class SendRequest:
 
 @dataclass(frozen=True, slots=True)
 class LookupDone:
-    """A lookup that `DhtNode.find` or `DhtNode.find_node` started has ended.
+    """A lookup that `DhtNode.find` started has ended.
 
     lookup: what that returned. target: the key. records: live, checked, the freshest of each
     owner, kind and subject. withdrawals: those by which an owner took back what it said before.

@@ -178,14 +178,37 @@ class DhtNode:
 
         Raises UnreachableError: too many lookups run already.
         """
-        return self._start_lookup(key, self._core.config.quorum, now)
+        if len(self._lookups) >= MAX_LOOKUPS:
+            raise UnreachableError(f"{MAX_LOOKUPS} DHT lookups run already; this one has to wait")
+        self._lookup_count += 1
+        number = self._lookup_count
+        self._lookups.add(number)
 
-    def find_node(self, key: int, now: float) -> int:
-        """Look for the nodes closest to a key; LookupDone with the returned number follows.
+        def found(lookup: Lookup, at: float) -> None:
+            self._lookups.discard(number)
+            wall = self._core.wall(at)
+            # Judged again: an owner may have been revoked while its record was collected.
+            wires = (record.wire for record in lookup.records.values())
+            records = self._core.checked(key, wires, at)
+            for record in records:
+                for place in record.keys:
+                    # A lookup may know better than the holders that are watched.
+                    self._directory.offer(place, record, at)
+            self._core.events.append(
+                LookupDone(
+                    number,
+                    key,
+                    tuple(_live(records, wall)),
+                    tuple(record for record in records if record.withdraws),
+                    tuple(lookup.closest(K)),
+                    lookup.hops,
+                    lookup.asked,
+                    lookup.failed_count,
+                )
+            )
 
-        Raises UnreachableError: too many lookups run already.
-        """
-        return self._start_lookup(key, 0, now)
+        Search(self._core, key, found, quorum=self._core.config.quorum).start(now)
+        return number
 
     def watch(self, key: int, now: float) -> None:
         """Follow all records under an index key: RecordFound, RecordGone."""
@@ -323,39 +346,6 @@ class DhtNode:
         core = self._core
         core.store.expire(core.wall(now))
         core.schedule(now + core.spread(EXPIRE_EVERY), self._expire)
-
-    def _start_lookup(self, key: int, quorum: int, now: float) -> int:
-        if len(self._lookups) >= MAX_LOOKUPS:
-            raise UnreachableError(f"{MAX_LOOKUPS} DHT lookups run already; this one has to wait")
-        self._lookup_count += 1
-        number = self._lookup_count
-        self._lookups.add(number)
-
-        def found(lookup: Lookup, at: float) -> None:
-            self._lookups.discard(number)
-            wall = self._core.wall(at)
-            # Judged again: an owner may have been revoked while its record was collected.
-            wires = (record.wire for record in lookup.records.values())
-            records = self._core.checked(key, wires, at)
-            for record in records:
-                for place in record.keys:
-                    # A lookup may know better than the holders that are watched.
-                    self._directory.offer(place, record, at)
-            self._core.events.append(
-                LookupDone(
-                    number,
-                    key,
-                    tuple(_live(records, wall)),
-                    tuple(record for record in records if record.withdraws),
-                    tuple(lookup.closest(K)),
-                    lookup.hops,
-                    lookup.asked,
-                    lookup.failed_count,
-                )
-            )
-
-        Search(self._core, key, found, quorum=quorum).start(now)
-        return number
 
 
 def _live(records: Iterable[Record], wall: float) -> Iterable[Record]:
