@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from quicether.model import Member, NextHopKind, NodeId, Prefix
+from quicether.model import Member, NodeId, Prefix
 from quicether.overlay.desired import MAX_HOST_PREFIXES, MAX_REFUSALS, HostRoutes
 from quicether.overlay.routes import OverlayRoutes
 from quicether.policy.ruleset import RuleSet
@@ -25,19 +25,33 @@ class Permitted:
         """mine: what others may reach here, this node's own addresses not included."""
         self.made_of: Final = (rules, me, frozenset((*me.host_prefixes, *mine)))
         self._rules, self._me, self._mine = self.made_of
+        # None stands for an owner whom nobody knows.
         self._found: dict[Prefix, tuple[tuple[Member | None, ...], bool]] = {}
         self._comes: dict[NodeId | None, tuple[Member | None, bool]] = {}
+        self._always: tuple[Prefix, ...] = ()
+        self._basis: object = None
+        self._kept = HostRoutes()
 
     def of(self, found: HostRoutes, routes: OverlayRoutes, always: Iterable[Prefix]) -> HostRoutes:
         """Return those routes that the policy makes any use of.
 
-        always: kept in any case, with what lies inside.
+        always: kept in any case, with what lies inside. The same object comes back while nothing
+        is different: this is asked for at every change of anything.
         """
         always = tuple(always)
+        basis = (found, routes.owners_revision, always)
+        if basis != self._basis:
+            if always != self._always:
+                self._always = always
+                self._found.clear()
+            self._basis, self._kept = basis, self._judged(found, routes)
+        return self._kept
+
+    def _judged(self, found: HostRoutes, routes: OverlayRoutes) -> HostRoutes:
         kept: list[Prefix] = []
         out: list[Prefix] = []
         for prefix in found.prefixes:
-            of_use = _lies_in(prefix, always) or self._is_of_use(prefix, _owners(prefix, routes))
+            of_use = self._is_of_use(prefix, tuple(routes.owners_of(prefix)) or (None,))
             (kept if of_use else out).append(prefix)
         return HostRoutes(tuple(kept), (*found.refusals, *_sentences(out))) if out else found
 
@@ -47,7 +61,9 @@ class Permitted:
             if len(self._found) >= MAX_REMEMBERED:
                 self._found.clear()
             may = self._rules.may_reach
-            of_use = any(may(self._me, who, prefix) or self._may_come(who) for who in owners)
+            of_use = _lies_in(prefix, self._always) or any(
+                may(self._me, who, prefix) or self._may_come(who) for who in owners
+            )
             known = self._found[prefix] = (owners, of_use)
         return known[1]
 
@@ -61,13 +77,6 @@ class Permitted:
             known = (owner, any(may(owner, self._me, each) for each in self._mine))
             self._comes[node] = known
         return known[1]
-
-
-def _owners(prefix: Prefix, routes: OverlayRoutes) -> tuple[Member | None, ...]:
-    """Return who may own a prefix; None where nobody known does."""
-    hops = (route.next_hop for route in routes.candidates(prefix))
-    nodes = [hop.node for hop in hops if hop.kind is NextHopKind.NODE and hop.node is not None]
-    return tuple(map(routes.member, nodes)) or (None,)
 
 
 def _lies_in(prefix: Prefix, blocks: tuple[Prefix, ...]) -> bool:

@@ -173,6 +173,10 @@ class OverlayRoutes:
         """Return every prefix that node is known to own, its own addresses included."""
         return self._table.prefixes_over(NextHop.to_node(node))
 
+    def owners_of(self, prefix: Prefix) -> list[Member | None]:
+        """Return who may own exactly this prefix, in no order; None for who is not known."""
+        return [self.member(node) for node in self._table.owners_of(prefix)]
+
     def is_exit(self, node: NodeId, version: int) -> bool:
         """Tell whether a member offers to forward to the internet by that IP version."""
         return version in self._exits.get(node, ())
@@ -214,6 +218,11 @@ class OverlayRoutes:
     def revision(self) -> tuple[int, int, int]:
         """Something else whenever anything that can be asked here may be different."""
         return self._table.version, self._table.paths_version, self._members_version
+
+    @property
+    def owners_revision(self) -> tuple[int, int]:
+        """Something else whenever `owners_of` may be."""
+        return self._table.version, self._members_version
 
     @property
     def size(self) -> int:

@@ -188,6 +188,11 @@ class RoutingTable:
         """Return how many candidates there are for exactly this prefix."""
         return len(self._candidates.get(prefix, ()))
 
+    def owners_of(self, prefix: Prefix) -> list[NodeId]:
+        """Return the nodes that are candidates for exactly this prefix as its owner."""
+        hops = (origin.next_hop for origin in self._candidates.get(prefix, ()))
+        return [hop.node for hop in hops if hop.kind is NextHopKind.NODE and hop.node is not None]
+
     def prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
         """Return every prefix for which node is a candidate, as owner or as gateway."""
         return frozenset().union(*(origin.prefixes for origin in self._origins_of(node)))
