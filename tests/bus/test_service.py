@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -140,6 +141,31 @@ def test_telling_of_changes_does_not_list_what_may_be_a_million() -> None:
         await it.me.until(lambda seen: len(seen) == 2)
         assert it.me.signals[-1][2][2] == ["RouteCount", "Routes"]
         assert tunnel.listed == before
+
+    run(test, "home")
+
+
+def test_packets_go_on_while_there_is_always_something_to_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With as many routes as the OS gets, half the time went into telling of them."""
+
+    def slowly(*_: object) -> dict[str, int]:
+        time.sleep(0.1)
+        return {}
+
+    monkeypatch.setattr("quicether.bus.service.PUBLISH_INTERVAL", 0)
+
+    async def test(it: Bench) -> None:
+        monkeypatch.setattr(FakeTunnel, "offers", property(slowly))
+        await it.me.watch()
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            it.controller.tunnels["home"].ready ^= True
+            it.controller.change()
+            await asyncio.sleep(0.01)
+        await it.me.until(bool)
+        assert len(it.me.signals) <= 3, "of 6"
 
     run(test, "home")
 

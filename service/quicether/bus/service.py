@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +22,9 @@ from quicether.errors import HostError
 
 PUBLISH_INTERVAL: Final = 0.2
 """Seconds between two rounds of signals; the first change after quiet is told at once."""
+
+REST: Final = 4.0
+"""How many times as long as a round took is waited behind it, because packets come first."""
 
 Published: TypeAlias = dict[str, tuple[str, Any]]
 """Name of a property → (signature, value), as it was told last; of one that is only invalidated,
@@ -135,8 +139,9 @@ class BusService:
         while True:
             await self._changed.wait()
             self._changed.clear()
+            begun = time.monotonic()
             await self._publish()
-            await asyncio.sleep(PUBLISH_INTERVAL)
+            await asyncio.sleep(max(PUBLISH_INTERVAL, REST * (time.monotonic() - begun)))
 
     async def _publish(self) -> None:
         self._refresh()

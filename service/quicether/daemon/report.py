@@ -7,8 +7,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from operator import attrgetter
+from typing import Final
 
-from quicether.bus.status import LookupResult, PeerStatus, PingResult, RouteStatus
+from quicether.bus.status import LookupResult, PeerStatus, PingResult, PolicyVerdict, RouteStatus
+from quicether.daemon.guard import Guard
 from quicether.errors import ConfigError
 from quicether.model import (
     Address,
@@ -25,16 +27,21 @@ from quicether.model import (
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.peers import TargetKind
 
+PING_PATIENCE: Final = 5.0
+"""Seconds that a node has to answer."""
+
 
 class Report:
-    """Tells of the peers and routes of one mesh.
+    """Tells of the peers and routes of one mesh, and answers questions about them.
 
     Peers are put together when they are asked for. Routes may be a million: their order is kept
     until one comes or goes, and only those that are asked for are described.
     """
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, guard: Guard) -> None:
+        """guard: knows the policy."""
         self._mesh = mesh
+        self._guard = guard
         self._rows: list[Prefix] = []
         self._rows_version = mesh.routes.version - 1
 
@@ -85,13 +92,21 @@ class Report:
         """Return where packets to address go now. asked: the DHT was asked before."""
         return _lookup(self._mesh, address, asked=asked)
 
-    async def ping(self, node: str, patience: float) -> PingResult:
+    def policy_test(
+        self, source: str, destination: Address, protocol: str, port: int | None
+    ) -> PolicyVerdict:
+        """Say what the policy in force does with a packet. Raises ConfigError."""
+        member = self._mesh.routes.only(source)
+        receiver = self._mesh.snapshot().owners.owner(destination.packed)
+        return self._guard.explain(member, receiver, destination, protocol, port)
+
+    async def ping(self, node: str) -> PingResult:
         """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
         mesh = self._mesh
         member = mesh.routes.only(node)
         if member.node_id == mesh.me.node_id:
             raise ConfigError(f"node {node!r} is this node itself")
-        rtt = await mesh.ping(member.node_id, patience)
+        rtt = await mesh.ping(member.node_id, PING_PATIENCE)
         connection = mesh.peers.active(member.node_id)
         return PingResult(
             node_id=str(member.node_id),

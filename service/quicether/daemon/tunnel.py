@@ -45,9 +45,10 @@ log = logging.getLogger(__name__)
 
 SETTLE_TIME: Final = 2.5
 """Seconds after which a tunnel is ready, whether its peers have answered or not."""
+REST: Final = 4.0
+"""How many times as long as it took to think all routes over is waited before the next time."""
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
-PING_PATIENCE: Final = 5.0
 LOOKUP_PATIENCE: Final = 5.0
 
 
@@ -123,7 +124,7 @@ class Tunnel:
         self._naming = Naming.of(settings, identity, self._routes, link.resolver)
         self._routes.services = self._naming.services
         self._mesh.use_policy(self._guard.policy)
-        self._report = Report(self._mesh)
+        self._report = Report(self._mesh, self._guard)
         self._membership = membership(
             identity, self._mesh, self._endpoint, self.counters, settings.node
         )
@@ -134,8 +135,7 @@ class Tunnel:
         self._device: Device | None = None
         self._tasks = Tasks(name, self._fail)
         self._failure: Exception | None = None
-        self._settled = False
-        self._settled_by = 0.0
+        self._settled, self._settled_by = False, 0.0
 
     # -- life --------------------------------------------------------------------------------
 
@@ -312,15 +312,13 @@ class Tunnel:
 
     async def ping(self, node: str) -> PingResult:
         """Ask a node for a sign of life. Raises ConfigError, UnreachableError."""
-        return await self._report.ping(node, PING_PATIENCE)
+        return await self._report.ping(node)
 
     async def policy_test(
         self, source: str, destination: Address, protocol: str, port: int | None
     ) -> PolicyVerdict:
         """Say what the policy in force does with a packet. Raises ConfigError."""
-        member, owner = self._routes.only(source), self._mesh.snapshot().owners
-        receiver = owner.owner(destination.packed)
-        return self._guard.explain(member, receiver, destination, protocol, port)
+        return self._report.policy_test(source, destination, protocol, port)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -359,8 +357,9 @@ class Tunnel:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            settled = self._mesh.peers.settled()
+            settled, begun = self._mesh.peers.settled(), time.monotonic()
             desired = self._desired()
+            rest = REST * (time.monotonic() - begun)
             if desired != self.host_config:
                 self.host_config = desired
                 try:
@@ -371,6 +370,7 @@ class Tunnel:
                     self._link_trouble = (str(error),)
             self._settled = settled
             self._changed()
+            await asyncio.sleep(rest)
 
     def _underlay_changed(self, underlay: Underlay) -> None:
         log.info("tunnel %s: the host's network changed", self.name)

@@ -9,8 +9,11 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from quicether.bus.status import RouteStatus
+from quicether.config.settings import Settings
+from quicether.daemon.guard import Guard
 from quicether.daemon.report import Report
 from quicether.model import Member, NextHop, NodeId, Prefix
+from quicether.policy.ruleset import RuleSet
 from support.fake_endpoint import FakeUnderlay
 from support.mesh_nodes import Node
 
@@ -36,7 +39,7 @@ def play(scene: Callable[[Node, Report], Awaitable[None]], gateway: str | None =
         node = Node(FakeUnderlay(), 1, default_gateway=gateway)
         await node.start()
         try:
-            await scene(node, Report(node.mesh))
+            await scene(node, Report(node.mesh, Guard(Settings(), RuleSet.without_policy())))
         finally:
             await node.stop()
 

@@ -8,6 +8,7 @@ import inspect
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from quicether.bus.controller import TunnelView, UpRequest
 from quicether.daemon import guard, site, tunnel
 from quicether.daemon.controller import Tunnels
 from quicether.daemon.guard import Guard
+from quicether.daemon.host_config import Wanted
 from quicether.daemon.watch import Watch
 from quicether.dht import messages
 from quicether.errors import OWN_FAULT, HostError
@@ -327,6 +329,29 @@ def test_packets_go_on_while_a_large_policy_is_read(
         await tunnels.down("kin")
 
     run(main)
+
+
+def test_packets_go_on_while_there_is_always_another_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as one came after the other, to think over which the OS gets took all time."""
+    thought: list[float] = []
+    desired = tunnel.host_config
+
+    def slowly(*known: Any) -> Wanted:
+        time.sleep(0.05)
+        thought.append(time.monotonic())
+        return desired(*known)
+
+    async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        view = await up(tunnels, port)
+        assert isinstance(view, tunnel.Tunnel)
+        monkeypatch.setattr(tunnel, "host_config", slowly)
+        end = time.monotonic() + 0.6
+        while time.monotonic() < end:
+            await view.reload(view.settings)
+        await tunnels.down("kin")
+
+    run(main)
+    assert 1 <= len(thought) <= 4, "of 12"
 
 
 def test_a_device_is_of_one_tunnel_even_where_two_come_up_at_once() -> None:
