@@ -12,7 +12,17 @@ ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "quicether"
 PLUGIN = ROOT / "nm_plugin" / "quicether_nm"
 
-FOUNDATION = {"__version__", "model", "errors", "counters", "cbor", "journal", "plainfile", "wire"}
+FOUNDATION = {
+    "__version__",
+    "cbor",
+    "counters",
+    "errors",
+    "journal",
+    "model",
+    "plainfile",
+    "token_bucket",
+    "wire",
+}
 KNOWLEDGE = {"identity", "dht", "routing", "policy", "config"}
 # A room may import the foundation, itself, and what stands here. dataplane's pure files are
 # known by their full name because the policy reads packets too.
@@ -23,14 +33,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "counters": set(),
     "cbor": set(),
     "plainfile": set(),
+    "token_bucket": set(),
     "wire": set(),
     "identity": set(),
     "registry": {"identity"},
     "config": set(),
     "routing": set(),
-    "policy": {"dataplane.packet", "dataplane.icmp", "identity.names"},
+    "policy": {"dataplane.packet", "identity.names"},
     "dht": {"identity"},
-    "names": {"dataplane.packet", "dataplane.icmp", "identity.names", "identity.addresses"},
+    "names": {"dataplane.packet", "identity.names", "identity.addresses"},
     "monitoring": {"config", "bus.status"},
     "transport": KNOWLEDGE,
     "dataplane": KNOWLEDGE,
@@ -50,7 +61,10 @@ ENGINES = {
 }
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "os", "subprocess", "threading"}
 PURE = [
-    *(SERVICE / name for name in ("model.py", "errors.py", "counters.py", "wire.py")),
+    *(
+        SERVICE / name
+        for name in ("model.py", "errors.py", "counters.py", "token_bucket.py", "wire.py")
+    ),
     *(SERVICE / "config").glob("*.py"),
     *(SERVICE / "dht").glob("*.py"),
     *(SERVICE / "routing").glob("*.py"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field
 from struct import pack
 from typing import Final
 
@@ -18,6 +16,7 @@ from quicether.dataplane.packet import (
     checksum,
     is_confined,
 )
+from quicether.token_bucket import TokenBucket, TokenBuckets
 
 _QUOTE4: Final = 576 - IPV4_HEADER - 8
 """Bytes of the offending packet in an ICMPv4 error (RFC 1812 section 4.3.2.3)."""
@@ -94,42 +93,16 @@ def _with_checksum(body: bytes, pseudo: bytes) -> bytes:
     return body[:2] + pack("!H", checksum(pseudo, body)) + body[4:]
 
 
-@dataclass(slots=True)
-class TokenBucket:
-    """Lets `burst` through at once and `rate` a second in the long run (RFC 4443 2.4 f)."""
-
-    rate: float
-    burst: float
-    _tokens: float = field(init=False)
-    _updated: float = field(init=False, default=float("-inf"))
-
-    def __post_init__(self) -> None:
-        self._tokens = self.burst
-
-    def take(self, now: float) -> bool:
-        """Tell whether one more may pass. now: monotonic seconds."""
-        if now > self._updated:
-            self._tokens = min(self.burst, self._tokens + (now - self._updated) * self.rate)
-            self._updated = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class ErrorLimit:
-    """How many errors are sent: a share for each sender, so that no flooder silences the others."""
+    """How many errors are sent (RFC 4443 section 2.4 f).
+
+    Each sender has a share of its own, so that no flooder silences the others.
+    """
 
     def __init__(self) -> None:
         self._all = TokenBucket(TOTAL_RATE, TOTAL_BURST)
-        self._senders: OrderedDict[Hashable, TokenBucket] = OrderedDict()
+        self._senders = TokenBuckets(SENDER_RATE, SENDER_BURST, MAX_SENDERS)
 
     def take(self, sender: Hashable, now: float) -> bool:
         """Tell whether one more may be sent about a packet of sender. now: monotonic seconds."""
-        bucket = self._senders.get(sender)
-        if bucket is None:
-            if len(self._senders) >= MAX_SENDERS:
-                self._senders.popitem(last=False)
-            bucket = self._senders[sender] = TokenBucket(SENDER_RATE, SENDER_BURST)
-        self._senders.move_to_end(sender)
-        return bucket.take(now) and self._all.take(now)
+        return self._senders.take(sender, now) and self._all.take(now)

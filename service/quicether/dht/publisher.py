@@ -24,7 +24,6 @@ from quicether.dht.contact import Contact
 from quicether.dht.contents import MAX_CONTENTS, NODE_TTL, Content, slot_of
 from quicether.dht.core import Core
 from quicether.dht.events import Published
-from quicether.dht.limits import RateLimiter
 from quicether.dht.lookup import Lookup
 from quicether.dht.messages import KNOWN_BYTES, Store, Stored, StoreResult, batches
 from quicether.dht.outbox import Outbox
@@ -40,6 +39,7 @@ from quicether.dht.records import (
 from quicether.dht.search import Search
 from quicether.errors import ConfigError
 from quicether.model import NodeId
+from quicether.token_bucket import TokenBucket
 
 SETTLE: Final = 0.1
 """Seconds in which changes of one key gather before they are stored."""
@@ -95,7 +95,7 @@ class Publisher:
         self._signed: dict[bytes, tuple[Content, int, int, bytes]] = {}
         self._floors: dict[bytes, int] = {}
         self._outbox = Outbox(core)
-        self._pace = RateLimiter(core.config.rate / SHARE, core.config.burst / SHARE, 1)
+        self._pace = TokenBucket(core.config.rate / SHARE, core.config.burst / SHARE)
         self._line: dict[int, Place] = {}
         self._running = 0
         self._resuming = False
@@ -169,7 +169,7 @@ class Publisher:
     def _begin(self, now: float) -> None:
         """Publish under the keys in line, as many as may be."""
         while self._line and self._running < KEYS_AT_ONCE:
-            if not self._pace.allows(0, now):
+            if not self._pace.take(now):
                 if not self._resuming:
                     self._resuming = True
                     self._core.schedule(now + SHARE / self._core.config.rate, self._resume)

@@ -10,7 +10,6 @@ from quicether.dht.contact import Contact
 from quicether.dht.contents import RecordRefused
 from quicether.dht.core import Core
 from quicether.dht.directory import Directory
-from quicether.dht.limits import RateLimiter
 from quicether.dht.messages import (
     Cursor,
     FindNode,
@@ -39,6 +38,7 @@ from quicether.dht.store import Outcome, Value
 from quicether.dht.watchers import Watchers
 from quicether.errors import ProtocolError
 from quicether.model import DropReason
+from quicether.token_bucket import TokenBuckets
 
 RECORDS_PER_TOKEN: Final = 16
 """A message with so many records costs its sender as much as one more request."""
@@ -61,20 +61,20 @@ class Responder:
         self._core = core
         self._directory = directory
         self._watchers = watchers
-        self._limiter = RateLimiter(config.rate, config.burst, config.limited_peers)
+        self._limiter = TokenBuckets(config.rate, config.burst, config.limited_peers)
         self._epoch = core.random.getrandbits(48)
 
     def handle(self, peer: Contact, body: bytes, now: float) -> bytes:
         """Return the answer to one request. Raises ProtocolError: the request is malformed."""
         # Before it is looked at: what cannot be read costs time as well.
-        if not self._limiter.allows(peer.key, now):
+        if not self._limiter.take(peer.key, now):
             return self._refused()
         try:
             request = messages.decode_request(body)
         except ProtocolError:
             self._core.counters.drop(DropReason.MALFORMED)
             raise
-        if not self._limiter.allows(peer.key, now, _further_cost(request)):
+        if not self._limiter.take(peer.key, now, _further_cost(request)):
             return self._refused()
         self._core.seen(peer, now)
         return messages.encode(self._answer(peer, request, now))

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from struct import Struct, pack
 from typing import Final
 
-from quicether.dataplane.icmp import TokenBucket
 from quicether.dataplane.packet import UDP, PacketView, checksum, view
 from quicether.errors import ProtocolError
 from quicether.model import Member
 from quicether.names.responder import respond
 from quicether.names.zone import Zone
+from quicether.token_bucket import TokenBucket
 
 PORT: Final = 53
 RATE: Final = 200.0

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from quicether.counters import Counters
 from quicether.errors import HostError, IdentityError, ProtocolError, TrustError
 from quicether.identity import renewal
 from quicether.model import DropReason, UnderlayAddress
-from quicether.transport.allowance import Allowance
+from quicether.token_bucket import TokenBuckets
 from quicether.transport.endpoint import Connection
 
 log = logging.getLogger(__name__)
+
+RATE: Final = 1 / 60
+BURST: Final = 3
+"""Questions of one member a second in the long run, and at once."""
+MAX_MEMBERS: Final = 1024
+"""Members whose questions are counted; the one silent for longest begins anew."""
 
 
 class Registrar(Protocol):
@@ -38,7 +44,7 @@ class Gate:
         self._registrar = registrar
         self._counters = counters
         self._clock = clock
-        self._members = Allowance(at_once=3, every=60.0)
+        self._members = TokenBuckets(RATE, BURST, MAX_MEMBERS)
 
     async def enrol(self, remote: UnderlayAddress, body: bytes) -> bytes:
         """Answer a machine that asks to join; the transport bounds how often.

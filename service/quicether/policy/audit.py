@@ -14,11 +14,11 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Final, Protocol
 
-from quicether.dataplane.icmp import TokenBucket
 from quicether.dataplane.packet import PORT_PROTOCOLS, PacketView
 from quicether.errors import QuicEtherError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
 from quicether.policy.flows import Flow, FlowKey
+from quicether.token_bucket import TokenBucket
 
 PROTOCOL_LABELS: Final[Mapping[int, str]] = {
     1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 47: "gre", 50: "esp", 58: "icmpv6",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from cryptography import x509
@@ -18,7 +18,7 @@ from cryptography import x509
 from quicether.counters import Counters
 from quicether.errors import ProtocolError, QuicEtherError, TrustError, UnreachableError
 from quicether.model import DropReason, UnderlayAddress
-from quicether.transport.allowance import Allowance, whereabouts
+from quicether.token_bucket import TokenBucket, TokenBuckets
 from quicether.transport.carrier import UdpCarrier
 from quicether.transport.connection import error_of
 from quicether.transport.endpoint import ENROL_ALPN, CloseCode, EndpointEvents, EnrolHandler
@@ -37,12 +37,14 @@ MAX_ANSWER: Final = 65_536
 MAX_ENROLLING: Final = 32
 MAX_ENROLLING_FROM_ONE: Final = 4
 """Machines that are served at one time: all together, and of one network's (IPv6) or address."""
-AT_ONCE: Final = 50
-EVERY: Final = 0.1
-"""Requests of all machines in a burst, and seconds in which one more is answered."""
-AT_ONCE_FROM_ONE: Final = 5
-EVERY_FROM_ONE: Final = 10.0
+RATE: Final = 10.0
+BURST: Final = 50
+"""Requests of all machines a second in the long run, and at once."""
+RATE_FROM_ONE: Final = 0.1
+BURST_FROM_ONE: Final = 5
 """The same for one network or address, so that nobody takes the others' turn."""
+MAX_ORIGINS: Final = 1024
+"""Networks and addresses whose requests are counted; the one silent for longest begins anew."""
 ANSWER_TIMEOUT: Final = 15.0
 """Seconds from the end of the handshake to the end of the connection."""
 
@@ -60,8 +62,8 @@ class EnrolmentDesk:
         self.handler = handler
         self.events = events
         self.counters = counters
-        self._everybody = Allowance(AT_ONCE, EVERY)
-        self._each = Allowance(AT_ONCE_FROM_ONE, EVERY_FROM_ONE)
+        self._everybody = TokenBucket(RATE, BURST)
+        self._each = TokenBuckets(RATE_FROM_ONE, BURST_FROM_ONE, MAX_ORIGINS)
         self._serving: dict[EnrolmentServer, Hashable] = {}
 
     def admit(self, server: EnrolmentServer, remote: UnderlayAddress, now: float) -> bool:
@@ -70,7 +72,7 @@ class EnrolmentDesk:
         there = sum(each == origin for each in self._serving.values())
         room = len(self._serving) < MAX_ENROLLING and there < MAX_ENROLLING_FROM_ONE
         # One's own allowance first: who has used it up takes nothing from everybody's.
-        if not (room and self._each.take(origin, now) and self._everybody.take(None, now)):
+        if not (room and self._each.take(origin, now) and self._everybody.take(now)):
             self.counters.drop(DropReason.RPC_LIMITED)
             return False
         self._serving[server] = origin
@@ -263,3 +265,10 @@ def _refusal(ending: Ending, remote: UnderlayAddress) -> QuicEtherError:
     if ending.application and ending.code == CloseCode.BUSY:
         return BusyError(f"{remote} is busy: {ending.reason}")
     return error_of(ending, remote)
+
+
+def whereabouts(remote: UnderlayAddress) -> Hashable:
+    """Return what one remote host cannot change: its IPv4 address, or its IPv6 /64."""
+    if isinstance(remote.ip, IPv6Address):
+        return IPv6Network((remote.ip.packed, 64), strict=False)
+    return remote.ip

@@ -136,18 +136,18 @@ def test_a_busy_inviter_is_asked_again_and_never_said_to_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(enrol, "PAUSES", (0.1, 0.1))
-    monkeypatch.setattr(enrolment_desk, "AT_ONCE_FROM_ONE", 1)
+    monkeypatch.setattr(enrolment_desk, "BURST_FROM_ONE", 1)
 
     async def main() -> None:
         inviter = Inviter(tmp_path)
-        monkeypatch.setattr(enrolment_desk, "EVERY_FROM_ONE", 1e6)
+        monkeypatch.setattr(enrolment_desk, "RATE_FROM_ONE", 1e-6)
         async with inviter.listening() as endpoint:
             code = inviter.invite(endpoint.local_address.port)
             assert (await join(code)).admission.certificate
             with pytest.raises(enrolment_desk.BusyError, match="the code is still good"):
                 await join(code)
             assert endpoint.counters.drops[DropReason.RPC_LIMITED] == 3
-        monkeypatch.setattr(enrolment_desk, "EVERY_FROM_ONE", 0.15)
+        monkeypatch.setattr(enrolment_desk, "RATE_FROM_ONE", 1 / 0.15)
         async with inviter.listening() as endpoint:
             code = replace(code, endpoints=(("127.0.0.1", endpoint.local_address.port),))
             for _ in range(2):

@@ -6,15 +6,12 @@ from ipaddress import ip_address
 from struct import pack
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from quicether.dataplane.icmp import (
     MAX_SENDERS,
     TOTAL_BURST,
     ErrorLimit,
     Problem,
-    TokenBucket,
     deserves_error,
     error,
 )
@@ -122,32 +119,8 @@ def test_what_is_answered(packet: bytes) -> None:
     assert deserves_error(view(packet))
 
 
-def test_bucket_lets_a_burst_through_and_then_the_rate() -> None:
-    bucket = TokenBucket(rate=10, burst=5)
-    assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
-    assert not bucket.take(100.05)
-    assert bucket.take(100.15)
-    assert not bucket.take(100.15)
-    assert [bucket.take(1000.0) for _ in range(6)] == [True] * 5 + [False]
-
-
-@given(st.lists(st.floats(0, 10), max_size=300).map(sorted))
-def test_bucket_never_lets_more_through_than_its_rate(times: list[float]) -> None:
-    bucket = TokenBucket(rate=7, burst=3)
-    passed = sum(bucket.take(now) for now in times)
-    span = times[-1] - times[0] if times else 0
-    assert passed <= 3 + 7 * span + 1e-6
-
-
 def test_errors_about_all_senders_are_limited_too_and_the_senders_bounded() -> None:
     limit = ErrorLimit()
     sent = sum(limit.take(sender, 5.0) for sender in range(5 * MAX_SENDERS))
     assert sent == TOTAL_BURST
     assert len(limit._senders) == MAX_SENDERS
-
-
-def test_bucket_ignores_a_clock_that_goes_back() -> None:
-    bucket = TokenBucket(rate=1000, burst=1)
-    assert bucket.take(5.0)
-    assert not bucket.take(1.0)
-    assert not bucket.take(5.0)

@@ -8,7 +8,6 @@ from ipaddress import IPv4Network, ip_network
 import pytest
 
 from quicether.dht.contents import MAX_CONTENTS, MAX_KEYS
-from quicether.dht.limits import RateLimiter
 from quicether.dht.store import Outcome, StoreLimits, ValueStore
 from support.dht_samples import record
 from support.fake_records import CERTIFICATE_BYTES
@@ -125,22 +124,6 @@ def test_a_distrusted_owner_is_forgotten() -> None:
     assert store.records(KEY, NOW) == [mine]
     assert store.certificate(theirs.owner) is None
     assert store.certificate(mine.owner) == mine.owner.value * (CERTIFICATE_BYTES // 20)
-
-
-def test_a_peer_has_a_burst_then_its_rate() -> None:
-    limiter = RateLimiter(rate=10.0, burst=5.0, peers=100)
-    assert [limiter.allows(1, 0.0) for _ in range(6)] == [True] * 5 + [False]
-    assert limiter.allows(2, 0.0)
-    assert limiter.allows(1, 0.1)
-    assert not limiter.allows(1, 0.1)
-    assert sum(limiter.allows(1, 100.0) for _ in range(10)) == 5
-
-
-def test_the_rate_limiter_is_bounded() -> None:
-    limiter = RateLimiter(rate=1.0, burst=1.0, peers=10)
-    for peer in range(1000):
-        limiter.allows(peer, 0.0)
-    assert len(limiter._buckets) == 10
 
 
 def test_two_owners_cannot_close_a_key_for_all_others() -> None:

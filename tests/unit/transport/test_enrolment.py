@@ -14,11 +14,11 @@ from quicether.errors import HostError, ProtocolError, QuicEtherError, TrustErro
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport import enrolment
 from quicether.transport.enrolment import (
-    AT_ONCE,
-    AT_ONCE_FROM_ONE,
-    EVERY,
+    BURST,
+    BURST_FROM_ONE,
     MAX_ENROLLING,
     MAX_REQUEST,
+    RATE,
     BusyError,
     EnrolmentDesk,
     EnrolmentServer,
@@ -169,10 +169,10 @@ def test_few_are_served_at_once_and_by_the_second(monkeypatch: pytest.MonkeyPatc
             assert await asyncio.gather(*pending) == [b"ba", b"ba"]
             served = 2
             with pytest.raises(BusyError, match="too many"):
-                while served <= 2 * AT_ONCE_FROM_ONE:
+                while served <= 2 * BURST_FROM_ONE:
                     await enrol(home.local_address, only(home.identity, b"ab"), 10)
                     served += 1
-            assert served == AT_ONCE_FROM_ONE
+            assert served == BURST_FROM_ONE
             assert home.counters.drops[DropReason.RPC_LIMITED] == 2
 
     asyncio.run(main())
@@ -209,10 +209,18 @@ def test_a_stranger_who_asks_all_the_time_keeps_nobody_out() -> None:
 
 def test_everybody_together_is_bounded_too() -> None:
     desk = Desk()
-    hosts = [f"198.51.100.{number}" for number in range(1, AT_ONCE + 2)]
-    assert [desk.comes(host, 0.0) for host in hosts] == [*[True] * AT_ONCE, False]
-    assert desk.comes("203.0.113.1", EVERY + 0.01)
+    hosts = [f"198.51.100.{number}" for number in range(1, BURST + 2)]
+    assert [desk.comes(host, 0.0) for host in hosts] == [*[True] * BURST, False]
+    assert desk.comes("203.0.113.1", 1 / RATE + 0.01)
     desk = Desk()
     for host in hosts[:MAX_ENROLLING]:
         assert desk.comes(host, 0.0, stays=True)
     assert not desk.comes("203.0.113.1", 0.0)
+
+
+def test_a_host_s_whole_ipv6_network_counts_as_one() -> None:
+    def where(host: str) -> object:
+        return enrolment.whereabouts(UnderlayAddress(host, 4711))
+
+    assert where("2001:db8:0:1::1") == where("2001:db8:0:1:ffff::1") != where("2001:db8:0:2::1")
+    assert where("192.0.2.7") != where("192.0.2.8")
