@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from quicether.bus.contract import LinkOwnerName
 from quicether.daemon.links import Choice, Links
+from quicether.errors import HostError
 from quicether.host.desired import HostConfig
 from support.fake_device import FakeDevice
 
 
 class FakeLinkOwner:
-    """Implements `LinkOwner`. applied: every desired state that was put on the machine."""
+    """Implements `LinkOwner`. applied: every desired state that was put on the machine.
+
+    refusal: what `apply` raises, if anything.
+    """
 
     name = "netlink"
     limits: tuple[str, ...] = ()
@@ -18,6 +22,7 @@ class FakeLinkOwner:
         self.device: FakeDevice | None = None
         self.applied: list[HostConfig] = []
         self.removed = False
+        self.refusal: HostError | None = None
 
     async def attach(self, config: HostConfig) -> FakeDevice:
         """Make a device."""
@@ -26,6 +31,8 @@ class FakeLinkOwner:
 
     async def apply(self, config: HostConfig) -> None:
         """Keep it."""
+        if self.refusal is not None:
+            raise self.refusal
         self.applied.append(config)
 
     async def remove(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -26,11 +27,12 @@ from quicether.daemon.names import Naming
 from quicether.daemon.report import Report
 from quicether.daemon.tasks import Tasks
 from quicether.daemon.teardown import take_down
+from quicether.daemon.upkeep import Upkeep
 from quicether.daemon.watch import Watch
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
 from quicether.dht.core import DhtConfig
-from quicether.errors import ConfigError, HostError
+from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
 from quicether.host.underlay import Underlay
@@ -79,12 +81,11 @@ class Tunnel:
         self.settings = settings
         self.counters = Counters()
         self.since = time.time()
-        self.host_config: HostConfig | None = None
         self.link_reason = link.reason
         self._refused: tuple[str, ...] = ()
-        self._link_trouble: tuple[str, ...] = ()
         self._identity = identity
         self._link = link.owner
+        self._upkeep = Upkeep(name, link.owner, time.monotonic)
         self._underlay = Underlay()
         own, self._keep_exits = site.is_overlay_device, site.exits(settings)
         self._monitor = UnderlayMonitor(
@@ -149,8 +150,7 @@ class Tunnel:
             if self.settings.full_tunnel:
                 # While name servers can be asked without the tunnel.
                 await self._mesh.dialer.names.learn(site.named(self.settings))
-            self.host_config = self._desired()
-            self._device = await self._link.attach(self.host_config)
+            self._device = await self._upkeep.attach(self._desired())
             forwarder = Forwarder(
                 self._device, self.counters, self._mesh.snapshot(), time.monotonic, self._mesh
             )
@@ -163,7 +163,7 @@ class Tunnel:
             found_by = self.settings.discovery
             self._discovery.start(found_by.routes, found_by.bootstrap_nodes)
             self._device.start(forwarder.outbound, self._fail)
-            await self._link.apply(self.host_config)
+            await self._upkeep.complete()
             if self._failure is not None:
                 raise self._failure
         except BaseException:
@@ -243,6 +243,11 @@ class Tunnel:
         return self.settings.network.name or self.name
 
     @property
+    def host_config(self) -> HostConfig | None:
+        """What the OS has, or is to have; None before the tunnel comes up."""
+        return self._upkeep.config
+
+    @property
     def node_id(self) -> NodeId:
         """This node."""
         return self._identity.member.node_id
@@ -275,7 +280,7 @@ class Tunnel:
     @property
     def refusals(self) -> Sequence[str]:
         """What was not taken: prefixes, offers, and what the link's owner cannot have."""
-        return (*self._refused, *self._link.limits, *self._link_trouble)
+        return (*self._refused, *self._link.limits, *self._upkeep.trouble)
 
     @property
     def peer_count(self) -> int:
@@ -355,19 +360,14 @@ class Tunnel:
     async def _follow(self) -> None:
         """Bring the OS to each new desired state, one at a time, and tell the bus."""
         while True:
-            await self._dirty.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._upkeep.again_in):
+                    await self._dirty.wait()
             self._dirty.clear()
             settled, begun = self._mesh.peers.settled(), time.monotonic()
             desired = self._desired()
             rest = REST * (time.monotonic() - begun)
-            if desired != self.host_config:
-                self.host_config = desired
-                try:
-                    await self._link.apply(desired)
-                    self._link_trouble = ()
-                except HostError as error:
-                    log.error("tunnel %s: %s", self.name, error)  # noqa: TRY400 - a sentence
-                    self._link_trouble = (str(error),)
+            await self._upkeep.bring(desired)
             self._settled = settled
             self._changed()
             await asyncio.sleep(rest)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from quicether.bus.controller import TunnelView, UpRequest
-from quicether.daemon import guard, site, tunnel
+from quicether.daemon import guard, site, tunnel, upkeep
 from quicether.daemon.controller import Tunnels
 from quicether.daemon.guard import Guard
 from quicether.daemon.host_config import Wanted
@@ -361,6 +361,30 @@ def test_a_device_is_of_one_tunnel_even_where_two_come_up_at_once() -> None:
         _, refused = await asyncio.gather(*both, return_exceptions=True)
         assert "tun-name: quicether0 is the device of tunnel one" in str(refused)
         await tunnels.down("one")
+
+    run(main)
+
+
+def test_what_the_machine_refused_comes_when_it_no_longer_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep, "AGAIN_AFTER", 0.01)
+
+    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
+        view = await up(tunnels, port)
+        owner = links.owner
+        owner.refusal = HostError("not now")
+        owner.applied.clear()
+        monkeypatch.setattr(site, "path_mtu", lambda _: asyncio.sleep(0, 1300))
+        async with asyncio.timeout(5):
+            await tunnels.reload("kin")
+            while "not now" not in view.refusals:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            owner.refusal = None
+            while not owner.applied:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert owner.applied == [view.host_config]
+        await tunnels.down("kin")
 
     run(main)
 
