@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from quicether.counters import Counters
-from quicether.errors import HostError, IdentityError, ProtocolError, TrustError
+from quicether.errors import ConfigError, HostError, IdentityError, ProtocolError, TrustError
 from quicether.identity import renewal
 from quicether.model import DropReason, UnderlayAddress
 from quicether.token_bucket import TokenBuckets
@@ -75,7 +75,7 @@ class Gate:
     async def _ask(self, body: bytes) -> bytes:
         try:
             return await self._registrar.answer(body)
-        except (IdentityError, HostError) as error:
+        except (ConfigError, IdentityError, HostError) as error:
             # Who asked is told nothing of it, and cannot mend it.
             log.error("nobody can join or renew: %s", error)  # noqa: TRY400 - a sentence
             raise

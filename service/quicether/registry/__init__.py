@@ -1,1 +1,1 @@
-"""The way from the daemon, which is no root process, to the authority's key, which is root's."""
+"""The way from the daemon, which is no root process, to programs of root's for one thing each."""

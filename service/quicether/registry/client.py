@@ -1,4 +1,4 @@
-"""The daemon's side: carries questions of machines to the registrar, and its answers back."""
+"""The daemon's side: carries questions to root's programs, and their answers back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from quicether.errors import HostError
-from quicether.registry.messages import MAX_MESSAGE, Answer, Question, decode, encode
+from quicether.registry.messages import MAX_MESSAGE, Answer, Message, Question, decode, encode
 
+PROGRAM: Final = "quicether-registrar"
 SOCKET: Final = Path("/run/quicether-registrar")
 """Where systemd listens for the registrar; in a folder that only root can change."""
 PATIENCE: Final = 10.0
@@ -34,23 +35,30 @@ class RegistrarClient:
         HostError: the registrar cannot be reached.
         """
         question = Question(network=self._network, server_key=self._server_key, body=body)
-        kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        with socket.socket(socket.AF_UNIX, kind) as connection:
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    loop = asyncio.get_running_loop()
-                    await loop.sock_connect(connection, str(self._path))
-                    await loop.sock_sendall(connection, encode(question))
-                    data = await loop.sock_recv(connection, MAX_MESSAGE + 1)
-            except TimeoutError:
-                raise HostError(
-                    f"the registrar at {self._path} did not answer within {PATIENCE:g} s"
-                ) from None
-            except OSError as error:
-                raise HostError(
-                    f"the registrar cannot be reached at {self._path}: {error.strerror}; run: "
-                    "systemctl start quicether-registrar.socket"
-                ) from error
-        if not data:
-            raise HostError("the registrar failed; see journalctl -u quicether-registrar")
-        return decode(data, Answer).result()
+        return await ask(PROGRAM, question, self._path, PATIENCE)
+
+
+async def ask(program: str, question: Message, path: Path, patience: float) -> bytes:
+    """Return the body that a program of root's answers.
+
+    path: where systemd listens for it. patience: seconds from connecting to the answer.
+    Raises the error that the program tells; HostError: it cannot be reached, does not answer.
+    """
+    kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_UNIX, kind) as connection:
+        try:
+            async with asyncio.timeout(patience):
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(connection, str(path))
+                await loop.sock_sendall(connection, encode(question))
+                data = await loop.sock_recv(connection, MAX_MESSAGE + 1)
+        except TimeoutError:
+            raise HostError(f"{program} at {path} did not answer within {patience:g} s") from None
+        except OSError as error:
+            raise HostError(
+                f"{program} cannot be reached at {path}: {error.strerror}; run: "
+                f"systemctl start {program}.socket"
+            ) from error
+    if not data:
+        raise HostError(f"{program} failed; see journalctl -u {program}")
+    return decode(data, Answer).result()

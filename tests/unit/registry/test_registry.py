@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quicether.errors import HostError, IdentityError, ProtocolError, TrustError
+from quicether.errors import ConfigError, HostError, IdentityError, ProtocolError, TrustError
 from quicether.identity import enrolment
 from quicether.identity.authority import Authority
 from quicether.identity.keys import NodeKey
@@ -37,7 +37,7 @@ def serving(path: Path, answer: Answering) -> Iterator[Path]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         listener.listen()
-        thread = threading.Thread(target=server.serve, args=(listener, answer, 0.3))
+        thread = threading.Thread(target=server.serve, args=(listener, Question, answer, 0.3))
         thread.start()
         try:
             yield path
@@ -137,7 +137,7 @@ def test_it_certifies_from_files_what_was_invited(
             ask(path, body)  # it names another server
         with pytest.raises(IdentityError, match="not the authority of network office"):
             ask(path, body, network="office")
-        with pytest.raises(IdentityError, match="network name"):
+        with pytest.raises(ConfigError, match="network name"):
             ask(path, body, network="../home")
     admission = enrolment.read_answer(body=answer, code=code, key=laptop,
                                       server_key=inviter.public_raw, nonce=bytes(16))  # fmt: skip
