@@ -31,6 +31,8 @@ PATIENCE: Final = 8.0
 PAUSES: Final = (2.0, 5.0, 10.0)
 """Seconds before it is asked again, each time that it is busy."""
 _MAX_ADDRESSES: Final = 8
+PATIENCE_IN_ALL: Final = 90.0
+"""Seconds after which an inviter is given up that has many addresses and is at none of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,18 @@ def ask_inviter(code: InviteCode, key: NodeKey) -> Joined:
     Raises TrustError: the code is refused, or somebody else answers; ProtocolError: what answers
     takes no machines in; UnreachableError: nobody answers, or (BusyError) not now.
     """
-    return asyncio.run(_ask_patiently(code, key))
+    return asyncio.run(_ask_until_enough(code, key))
+
+
+async def _ask_until_enough(code: InviteCode, key: NodeKey) -> Joined:
+    try:
+        async with asyncio.timeout(PATIENCE_IN_ALL):
+            return await _ask_patiently(code, key)
+    except TimeoutError:
+        raise UnreachableError(
+            f"the inviter did not answer within {PATIENCE_IN_ALL:g} s; its tunnel has to be up, "
+            "and its UDP port open"
+        ) from None
 
 
 async def _ask_patiently(code: InviteCode, key: NodeKey) -> Joined:

@@ -70,36 +70,26 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def _join(arguments: argparse.Namespace) -> int:
-    from quicether.cli import certified, stored
-    from quicether.cli.activation import activations
-    from quicether.cli.enrol import ask_inviter
+    from quicether.cli import certified
+    from quicether.cli.joining import join
 
     local.require_root("join")
-    code = _code(arguments.code)
-    store = NetworkStore.of_system(code.network)
-    if store.has_authority:
-        raise ConfigError(
-            f"this machine is the authority of network {store.name}; the code is for another one"
+    done = join(_code(arguments.code))
+    text = f"Its settings are in {done.settings_file}."
+    if not done.settings_current:
+        text = (
+            f"{done.settings_file} was there and is left as it is; it should name the peer "
+            f"{done.peer}."
         )
-    joined = ask_inviter(code, store.node_key())
-    now = datetime.now(UTC)
-    member = store.install(joined.admission.certificate, joined.admission.authority, now)
-    inviter = store.trust(now).judge(joined.inviter, now)
-    peer = f"{inviter.name}@{joined.where}"
-    current = stored.write(store.name, member.prefixes, [peer])
-    activation = activations(store.name)[0]
-    activation.add()
-    local.reload_tunnels(store.name)  # one that is up goes on with the new certificate
-    lines = [certified.text(member)]
-    lines.append(_settings_text(store.name, current, peer))
-    lines.append(f"{activation.what} is ready. Next: {activation.command}")
-    answer = certified.answer(member) | {
-        "network": store.name,
-        "inviter": inviter.name,
-        "peer": peer,
-        "settings_file": str(stored.path_of(store.name)),
-        "settings_current": current,
-        "next": activation.command,
+    lines = [certified.text(done.member), text]
+    lines.append(f"{done.activation.what} is ready. Next: {done.activation.command}")
+    answer = certified.answer(done.member) | {
+        "network": done.network,
+        "inviter": done.inviter,
+        "peer": done.peer,
+        "settings_file": str(done.settings_file),
+        "settings_current": done.settings_current,
+        "next": done.activation.command,
     }
     offline.say(arguments, answer, "\n".join(lines))
     return 0
@@ -117,15 +107,6 @@ def _code(words: list[str]) -> InviteCode:
         return InviteCode.parse(" ".join(words))
     except ConfigError as error:
         raise UsageError(str(error)) from None
-
-
-def _settings_text(network: str, current: bool, peer: str) -> str:
-    from quicether.cli import stored
-
-    path = stored.path_of(network)
-    if current:
-        return f"Its settings are in {path}."
-    return f"{path} was there and is left as it is; it should name the peer {peer}."
 
 
 def _renew(arguments: argparse.Namespace) -> int:
