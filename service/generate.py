@@ -29,6 +29,11 @@ COMPLETIONS: Final = {"bash": "quicether.bash", "zsh": "_quicether", "fish": "qu
 
 API_EXAMPLES: Final = (
     (
+        "Join the network that CODE invites to, and print how to bring its tunnel up:",
+        "busctl call --timeout=3min org.quicether1 /org/quicether1 org.quicether1.Manager "
+        "Join s CODE",
+    ),
+    (
         "Bring the stored network home up, and look at it:",
         "busctl call org.quicether1 /org/quicether1 org.quicether1.Manager "
         "Up 'sa{ss}a{sv}' home 0 0\n"
@@ -45,7 +50,7 @@ API_EXAMPLES: Final = (
         "busctl call org.quicether1 /org/quicether1 org.quicether1.Manager Down s home",
     ),
 )
-"""What each does, and the commands; tests/hosts/test_units.py runs those that end."""
+"""What each does, and the commands; tests/hosts run those that end, test_joining.py the first."""
 
 
 def man_page() -> str:
@@ -145,11 +150,14 @@ def api_page() -> str:
         _roff(f"{Action.STATUS}."),
         "Errors have a name of those below, and a sentence for a person.",
         ".PP",
-        "No method joins a network or leaves one. Whom a machine trusts, and its settings, are",
-        "files of root below /etc/quicether, which the service reads and cannot write, so that",
-        "whoever gets hold of it gets no further.",
-        ".B quicether join",
-        "writes them, adds NetworkManager's profile or the unit, and has the service reload.",
+        "Whom a machine trusts, and its settings, are files of root below /etc/quicether, which",
+        "the service reads and cannot write. So it hands the code of a call of",
+        ".B Join",
+        r"to a program of root, quicether\-join, that systemd starts for it. The code goes into",
+        "no log, and once a machine has joined with it, it is of no use to another one. No method",
+        "leaves a network;",
+        ".B quicether leave",
+        "does.",
     ]
     for interface in (MANAGER, TUNNEL):
         lines += [f".SH {interface.name}", _roff(interface.doc)]

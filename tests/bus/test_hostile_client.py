@@ -25,6 +25,7 @@ from quicether.bus.contract import (
     MANAGER_INTERFACE,
     ROOT_PATH,
     TUNNEL_INTERFACE,
+    ErrorName,
     tunnel_path,
 )
 from quicether.bus.dispatch import MAX_CALLS_OF_SENDER, MAX_CALLS_OF_USER
@@ -121,6 +122,19 @@ def slow_ping(bus: MessageBus) -> Message:
     )
 
 
+def join(bus: MessageBus, code: str) -> Message:
+    """A call of Join."""
+    return Message(
+        BUS_NAME,
+        ROOT_PATH,
+        MANAGER_INTERFACE,
+        "Join",
+        signature="s",
+        body=[code],
+        serial=bus.next_serial(),
+    )
+
+
 async def send_raw(bus: MessageBus, *messages: Message | bytes) -> None:
     """Write to the bus behind dbus-next's back, which cannot send a flood itself."""
     data = b"".join(
@@ -173,6 +187,18 @@ def test_a_thousand_calls_at_once_get_answers_or_a_refusal() -> None:
         kinds = Counter(answer.error_name or "answered" for answer in found)
         assert kinds.keys() == {"answered", f"{ERROR}LimitsExceeded"}
         assert kinds["answered"] >= MAX_CALLS_OF_SENDER
+        await it.still_works()
+
+    run(test)
+
+
+def test_a_thousand_codes_at_once_get_an_answer_or_a_refusal() -> None:
+    async def test(it: Bench) -> None:
+        async with connection(it.address) as hostile:
+            found = await answers(hostile, *(join(hostile, "AAAAA-BBBBB") for _ in range(1000)))
+        kinds = Counter(answer.error_name for answer in found)
+        assert kinds.keys() == {ErrorName.INVALID.value, f"{ERROR}LimitsExceeded"}
+        assert not it.controller.calls
         await it.still_works()
 
     run(test)
@@ -266,10 +292,11 @@ def test_huge_arguments_are_not_even_parsed() -> None:
             data = bytes(up(hostile, huge, {})._marshall())
             await asyncio.sleep(0.05)  # a tick, which counts the marshalling
             it.longest_turn = 0.0
-            (reply,) = await answers(hostile, data)
-        assert reply.error_name == f"{ERROR}InvalidArgs"
-        assert reply.body[0].startswith("Up: the arguments have ")
-        assert reply.body[0].endswith(f"at most {MAX_BODY} are taken")
+            found = await answers(hostile, data, join(hostile, "A" * 10_000_000))
+        for method, reply in zip(("Up", "Join"), found, strict=True):
+            assert reply.error_name == f"{ERROR}InvalidArgs"
+            assert reply.body[0].startswith(f"{method}: the arguments have ")
+            assert reply.body[0].endswith(f"at most {MAX_BODY} are taken")
         await it.still_works()
 
     run(test)
@@ -281,6 +308,10 @@ def test_wrong_types_are_refused_by_name() -> None:
         for _ in range(20):
             nested = Variant("v", nested)
         async with client(it.address) as hostile:
+            for signature, body in (("", []), ("i", [7]), ("as", [["CODE"]]), ("v", [nested])):
+                with pytest.raises(Refused) as caught:
+                    await hostile.call(MANAGER_INTERFACE, "Join", signature, *body)
+                assert caught.value.name == f"{ERROR}InvalidArgs"
             for signature, body in (
                 ("", []),
                 ("i", [7]),

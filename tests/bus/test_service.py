@@ -22,8 +22,10 @@ from quicether.bus.contract import (
 )
 from quicether.bus.service import BusService
 from quicether.errors import HostError
+from quicether.identity.invite_code import InviteCode
 from support.bus_client import OBJECT_MANAGER, client
 from support.fake_controller import FakeController, FakeTunnel
+from support.fake_polkit import Answer
 from support.private_bus import PrivateBus
 from support.service_bench import HOME, Bench, refusal, run
 
@@ -206,6 +208,68 @@ def test_questions_about_a_tunnel() -> None:
         )
 
     run(test, "home")
+
+
+def code_for(network: str) -> str:
+    return str(InviteCode(bytes(16), bytes(5), network, (("192.0.2.1", 9000),)))
+
+
+def test_joining_asks_for_trust_and_says_how_to_go_on() -> None:
+    async def test(it: Bench) -> None:
+        joined = await it.me.join(code_for("attic").lower().replace("-", " "))
+        assert it.polkit.asked[-1][1] == "org.quicether1.trust"
+        assert it.controller.calls == [("join", "attic")]
+        assert joined == {
+            "network": "attic",
+            "name": "laptop",
+            "node-id": "0a" * 20,
+            "addresses": ["100.64.0.2"],
+            "prefixes": [],
+            "groups": [],
+            "valid-until": 1_700_000_000.0,
+            "inviter": "home",
+            "peer": "home@192.0.2.1:9000",
+            "settings-file": "/etc/quicether/attic.toml",
+            "settings-current": True,
+            "next": "nmcli connection up quicether",
+        }
+
+    run(test)
+
+
+def test_joining_in_vain_has_an_error_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(it: Bench) -> None:
+        for code, name, said in (
+            ("AAAAA-BBBBB", ErrorName.INVALID, "mistyped or cut off"),
+            ("A" * 2000, ErrorName.INVALID, "longer than 1024 characters"),
+            (code_for("stolen"), ErrorName.NOT_TRUSTED, "refuses this code"),
+            (code_for("silent"), ErrorName.FAILED, "does not answer"),
+        ):
+            found, sentence = await refusal(it.me.join(code))
+            assert found == name
+            assert said in sentence
+            assert code not in sentence + caplog.text
+        it.polkit.answers["org.quicether1.trust"] = Answer.CHALLENGE
+        found, sentence = await refusal(it.me.join("AAAAA-BBBBB"))
+        assert found == ErrorName.NOT_AUTHORIZED
+        assert sentence.startswith("you may not change who is trusted")
+        assert it.controller.calls == [("join", "stolen"), ("join", "silent")]
+
+    run(test)
+
+
+def test_joining_goes_on_when_its_caller_leaves() -> None:
+    async def test(it: Bench) -> None:
+        it.controller.gate.clear()
+        async with client(it.address) as other:
+            joining = asyncio.ensure_future(other.join(code_for("attic")))
+            await it.controller.until(lambda: bool(it.controller.calls))
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+        it.controller.gate.set()
+        await it.controller.until(lambda: it.controller.joined == ["attic"])
+
+    run(test)
 
 
 def test_a_bound_tunnel_goes_down_with_its_caller() -> None:

@@ -111,6 +111,34 @@ def test_four_commands_to_a_ping(installed: list[Path], manager: Manager) -> Non
             status = (host.root / path).stat()
             assert (status.st_mode & 0o777, status.st_uid) == (0o600, owner)
         leave(laptop)
+        join_over_the_bus(home, laptop)
+
+
+def join_over_the_bus(home: WholeHost, laptop: WholeHost) -> None:
+    """Run the manual's example, which does what the command does, and find the code in no log."""
+    code = invite(home, "desk", "--prefix", "192.168.8.0/24")
+    page = laptop.run(["cat", "/usr/share/man/man5/org.quicether1.5"]).stdout.replace("\\-", "-")
+    (example,) = re.findall(r"^busctl call .* Join s CODE$", page, re.M)
+    command = example.replace("CODE", code).replace("busctl", "busctl --json=short").split()
+    refused = laptop.run(command, user="nobody", check=False)
+    assert "you may not change who is trusted" in refused.stderr
+    (answer,) = json.loads(laptop.run(command, timeout=60).stdout)["data"]
+    joined = {key: value["data"] for key, value in answer.items()}
+    assert (joined["name"], joined["prefixes"]) == ("desk", ["192.168.8.0/24"])
+    assert joined["inviter"] == "home"
+    laptop.run(joined["next"].split(), timeout=60)
+    address = overlay_address(home)
+    laptop.wait_until(lambda: reaches(laptop, address), 5, "a ping through the tunnel")
+    key = (laptop.root / "var/lib/quicether/home/node.key").stat()
+    assert (key.st_mode & 0o777, key.st_uid) == (0o600, laptop.user("quicether")[0])
+    for path in ("etc/quicether/home.toml", "etc/quicether/networks/home"):
+        assert (laptop.root / path).stat().st_uid == 0
+    assert (laptop.root / "run/quicether-join").stat().st_mode & 0o777 == 0o600
+    said = laptop.run(["journalctl", "--no-pager"]).stdout
+    assert "this machine has joined network home as desk" in said
+    assert code not in said
+    again = laptop.run([*command[:-1], "AAAAA-BBBBB"], check=False)
+    assert "mistyped or cut off" in again.stderr
 
 
 def leave(laptop: WholeHost) -> None:

@@ -115,6 +115,10 @@ class BusClient:
         """Call Manager.Down."""
         await self.call(contract.MANAGER_INTERFACE, "Down", "s", name)
 
+    async def join(self, code: str) -> Any:
+        """Call Manager.Join."""
+        return await self.call(contract.MANAGER_INTERFACE, "Join", "s", code)
+
     async def tunnel(self, name: str, member: str, signature: str = "", *body: Any) -> Any:
         """Call a method of a tunnel."""
         path = contract.tunnel_path(name)

@@ -21,6 +21,7 @@ from quicether.bus.contract import Action, LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, UpRequest
 from quicether.bus.service import BusService
 from quicether.bus.status import (
+    JoinResult,
     LookupResult,
     PeerStatus,
     PingResult,
@@ -29,8 +30,9 @@ from quicether.bus.status import (
 )
 from quicether.config.settings import Settings
 from quicether.counters import Counters
-from quicether.errors import ConfigError, HostError, UnreachableError
+from quicether.errors import ConfigError, HostError, TrustError, UnreachableError
 from quicether.host.desired import Dns, HostConfig
+from quicether.identity.invite_code import InviteCode
 from quicether.model import (
     Address,
     DropReason,
@@ -187,6 +189,7 @@ class FakeController:
         self.gate = asyncio.Event()
         self.gate.set()
         self.calls: list[tuple[str, str]] = []
+        self.joined: list[str] = []
         self.options: dict[str, str] = {}
         self.request = UpRequest()
         self.cancelled = 0
@@ -276,6 +279,22 @@ class FakeController:
         if name not in self.tunnels:
             raise NoSuchTunnelError(f"tunnel {name} is not up")
         return datetime.fromtimestamp(SINCE, UTC)
+
+    async def join(self, code: InviteCode) -> JoinResult:
+        self.calls.append(("join", code.network))
+        self.change()
+        await self.gate.wait()
+        if code.network == "stolen":
+            raise TrustError("the inviter refuses this code")
+        if code.network == "silent":
+            raise UnreachableError("the inviter does not answer")
+        self.joined.append(code.network)
+        self.change()
+        return JoinResult(
+            code.network, "laptop", "0a" * 20, "home", "home@192.0.2.1:9000",
+            f"/etc/quicether/{code.network}.toml", settings_current=True,
+            next="nmcli connection up quicether", addresses=("100.64.0.2",), valid_until=SINCE,
+        )  # fmt: skip
 
 
 class FakeAuthority:

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "host": KNOWLEDGE | {"dataplane"},
     "overlay": KNOWLEDGE | {"transport", "dataplane", "host"},
     "bus": KNOWLEDGE | {"host", "overlay"},
-    "cli": {"bus", "identity", "config", "policy", "transport.enrolment"},
+    "cli": {"bus", "identity", "config", "policy", "registry", "transport.enrolment"},
 }
 BUS_FOR_CLIENTS = {"bus.contract", "bus.status"}
 ENGINES = {

@@ -73,6 +73,19 @@ MANAGER: Final = Interface(
             "connected, and uses it at once. Returns until when it is valid, in Unix time. The "
             "service does so by itself in the last third of a certificate's life.",
         ),
+        Method(
+            "Join",
+            (Arg("code", "s"),),
+            (Arg("joined", "a{sv}"),),
+            Action.TRUST,
+            "Does what `quicether join` does with the code of an invitation: gets a certificate "
+            "from the inviter, writes the settings, and adds NetworkManager's profile or enables "
+            "the unit; the tunnel is not brought up. Returns network, name, node-id, addresses, "
+            "prefixes, groups, valid-until (d, Unix time), inviter, peer, settings-file, "
+            "settings-current (false: a file was there and was left as it is) and next, the "
+            "command that brings the tunnel up. Takes up to three minutes where the inviter is "
+            "busy or does not answer; one machine joins one network at a time.",
+        ),
     ),
     properties=(
         Property("Version", "s", Changes.NEVER, "Version of the service."),

@@ -20,6 +20,7 @@ TUNNEL_INTERFACE: Final = "org.quicether1.Tunnel"
 #       how: keys of `How`
 #   Down(s tunnel)   Reload(s tunnel)
 #   Renew(s tunnel) -> d     Unix time until which the new certificate is valid
+#   Join(s code) -> a{sv}    `status.JoinResult`
 #   properties: Version s, Failures a{ss} (tunnel -> sentence)
 # org.quicether1.Tunnel
 #   properties: Name s, State s, Ready b, Network s, NodeId s, NodeName s, ListenPort q, Link s,

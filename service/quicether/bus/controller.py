@@ -14,6 +14,7 @@ from typing import Protocol
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.status import (
+    JoinResult,
     LookupResult,
     PeerStatus,
     PingResult,
@@ -23,6 +24,7 @@ from quicether.bus.status import (
 from quicether.counters import Counters
 from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
+from quicether.identity.invite_code import InviteCode
 from quicether.model import Address, NodeId, Prefix, UnderlayAddress
 
 
@@ -194,6 +196,14 @@ class Controller(Protocol):
 
         Raises NoSuchTunnelError; ConfigError: too early, or the network has no authority;
         UnreachableError: the authority is not connected; TrustError, IdentityError, HostError.
+        """
+
+    async def join(self, code: InviteCode) -> JoinResult:
+        """Make this machine a member of the network that a code invites to.
+
+        Raises ConfigError: the network is this machine's own, or settings are wrong; TrustError:
+        the code is refused; UnreachableError, IdentityError, ProtocolError; HostError: a machine
+        joins one network at a time, or the program that joins is not there.
         """
 
     def subscribe(self, changed: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from quicether.config.options import OPTIONS
 from quicether.config.settings import unknown
 from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
+from quicether.identity.invite_code import InviteCode
 
 _HOW_SIGNATURE: Final = {How.OWNER: "s", How.BOUND: "b", How.TRANSIENT: "b", How.PRIVATE: "b"}
 _TRUSTED_BY: Final = frozenset({"pinned-peers", "key-file", "certificate-file"})
@@ -51,6 +52,8 @@ class ManagerObject:
 
     async def call(self, method: str, args: Sequence[Any], caller: Caller) -> Sequence[Any]:
         """See `Exported.call`."""
+        if method == "Join":
+            return [to_wire(await self._controller.join(InviteCode.parse(args[0])))]
         tunnel = _field("tunnel", values.tunnel, args[0])
         if method == "Up":
             return [await self._up(tunnel, args[1], args[2], caller)]

@@ -102,6 +102,29 @@ class PolicyVerdict:
     rule: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class JoinResult:
+    """What this machine is in a network that it joined.
+
+    valid_until: Unix time of the certificate's end. inviter: its name. peer: NODE@HOST:PORT, the
+    inviter. settings_current: whether the file is as joining writes it; one that was there stays.
+    next: the command that brings the tunnel up.
+    """
+
+    network: str
+    name: str
+    node_id: str
+    inviter: str
+    peer: str
+    settings_file: str
+    settings_current: bool
+    next: str
+    addresses: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    valid_until: float | None = None
+
+
 def to_wire(status: object) -> Wire:
     """Return a status as key → (signature, value); fields that are None are left out."""
     found: Wire = {}
@@ -147,6 +170,6 @@ _FORMS: Final[Mapping[type[Any], dict[str, tuple[str, Callable[[Any], Any]]]]] =
         field.name: _signature(typing.get_type_hints(kind)[field.name])
         for field in dataclasses.fields(kind)
     }
-    for kind in (PeerStatus, RouteStatus, LookupResult, PingResult, PolicyVerdict)
+    for kind in (PeerStatus, RouteStatus, LookupResult, PingResult, PolicyVerdict, JoinResult)
 }
 """Status → field → (signature, parser of a value from the bus)."""

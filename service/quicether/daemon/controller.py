@@ -15,13 +15,16 @@ from weakref import WeakValueDictionary
 
 from quicether.bus.contract import LinkOwnerName, TunnelState
 from quicether.bus.controller import AlreadyUpError, NoSuchTunnelError, TunnelView, UpRequest
+from quicether.bus.status import JoinResult
 from quicether.config.settings import Settings
 from quicether.daemon.guard import read_rules
+from quicether.daemon.joining import Joining
 from quicether.daemon.links import Links
 from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
 from quicether.dht.core import DhtConfig
 from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
+from quicether.identity.invite_code import InviteCode
 from quicether.identity.store import NetworkStore, NodeIdentity
 from quicether.journal import ABOUT, LEVELS, TUNNEL
 
@@ -40,6 +43,7 @@ class Tunnels:
     def __init__(self, links: Links | None = None, dht: DhtConfig | None = None) -> None:
         self._links = links or Links()
         self._dht = dht or DhtConfig()
+        self._joining = Joining()
         self._tunnels: dict[str, Tunnel] = {}
         self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
         self._failures: OrderedDict[str, str] = OrderedDict()
@@ -120,6 +124,10 @@ class Tunnels:
         if tunnel is None:
             raise NoSuchTunnelError(f"tunnel {name} is not up")
         return await tunnel.renew()
+
+    async def join(self, code: InviteCode) -> JoinResult:
+        """Make this machine a member of another network; see `Controller`."""
+        return await self._joining.join(code)
 
     async def clean(self) -> None:
         """Take away what a crashed daemon left and no tunnel adopts. For the start; takes long."""

@@ -10,6 +10,7 @@ from quicether.bus import api
 from quicether.bus.contract import tunnel_path
 from quicether.bus.interface import introspection
 from quicether.bus.status import (
+    JoinResult,
     LookupResult,
     PeerStatus,
     PingResult,
@@ -32,6 +33,18 @@ PEER = PeerStatus("11" * 20, "home", PeerState.CONNECTED, rtt=0.01, addresses=("
         LookupResult("10.0.0.1", asked=True),
         PingResult("11" * 20, "home", 0.02),
         PolicyVerdict(False, "no rule matches"),
+        JoinResult(
+            "home",
+            "attic",
+            "11" * 20,
+            "hub",
+            "hub@192.0.2.1:9000",
+            "/etc/home.toml",
+            True,
+            "nmcli connection up quicether",
+            ("100.64.0.1",),
+            valid_until=1e9,
+        ),
     ],
 )
 def test_a_status_survives_the_bus(status: object) -> None:

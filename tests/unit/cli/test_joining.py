@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Any
 import pytest
 
 from quicether import cbor
-from quicether.cli import enrol
+from quicether.cli import enrol, join_service
 from quicether.config.values import HostPort
 from quicether.counters import Counters
-from quicether.errors import ProtocolError, QuicEtherError, TrustError, UnreachableError
+from quicether.daemon.joining import Joining
+from quicether.errors import HostError, ProtocolError, QuicEtherError, TrustError, UnreachableError
 from quicether.identity import certificates, enrolment
 from quicether.identity.authority import Authority
 from quicether.identity.invitations import MAX_ATTEMPTS
@@ -26,10 +29,13 @@ from quicether.identity.registrar import Registrar
 from quicether.identity.store import NetworkStore
 from quicether.model import DropReason, UnderlayAddress
 from quicether.overlay.gate import Gate
+from quicether.registry import server
+from quicether.registry.messages import JoinQuestion
 from quicether.transport import enrolment as enrolment_desk
 from quicether.transport.enrolment import enrol as ask
 from support.certificates import Identity, Network
 from support.endpoints import RecordedEndpoint
+from support.fake_programs import FakePrograms
 
 SECRET = bytes(range(16))
 KEY = NodeKey.generate()
@@ -277,3 +283,87 @@ def test_the_next_endpoint_of_a_code_is_tried(
             await join(replace(code, endpoints=(unused, ("nowhere.invalid", 9000))))
 
     asyncio.run(main())
+
+
+@contextmanager
+def program_of_root(path: Path) -> Iterator[None]:
+    """Serve as quicether-join does on a socket at path."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        arguments = (listener, JoinQuestion, join_service.answer, 0.3)
+        thread = threading.Thread(target=server.serve, args=arguments)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(timeout=10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
+    """A machine of its own, with NetworkManager, without a service."""
+    programs = FakePrograms(tmp_path / "bin")
+    for name, value in (
+        ("QUICETHER_ETC", tmp_path / "laptop/etc"),
+        ("QUICETHER_VAR", tmp_path / "laptop/var"),
+        ("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/nobus"),
+        ("PATH", programs.path),
+    ):
+        monkeypatch.setenv(name, str(value))
+    return programs
+
+
+def test_the_service_joins_through_a_program_of_root(
+    tmp_path: Path,
+    machine: FakePrograms,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(enrol, "PATIENCE", 1.0)
+
+    async def main() -> None:
+        inviter = Inviter(tmp_path)
+        service = Joining(tmp_path / "socket")
+        with program_of_root(tmp_path / "socket"):
+            async with inviter.listening() as endpoint:
+                code = inviter.invite(endpoint.local_address.port)
+                joining = asyncio.create_task(service.join(code))
+                await asyncio.sleep(0)
+                with pytest.raises(HostError, match="joins a network just now"):
+                    await service.join(code)
+                joined = await joining
+                withdrawn = replace(code, secret=bytes(16))
+                with pytest.raises(TrustError, match="the inviter refuses this code"):
+                    await service.join(withdrawn)
+            with pytest.raises(UnreachableError, match="the inviter does not answer"):
+                await service.join(code)
+        store = NetworkStore.of_system("home")
+        assert joined.node_id == str(store.node_key().node_id)
+        assert (joined.name, joined.inviter) == ("laptop", "home")
+        assert joined.valid_until == certificates.parse(store.certificate()).not_after.timestamp()
+        assert joined.next == "nmcli connection up quicether"
+        settings = tmp_path / "laptop/etc/home.toml"
+        assert joined.settings_file == str(settings)
+        assert joined.peer in settings.read_text()
+        assert machine.changes() == [
+            "nmcli connection add type vpn vpn-type quicether con-name quicether "
+            "vpn.data network=home"
+        ]
+        for said in (str(code), str(withdrawn), SECRET.hex()):
+            assert said not in caplog.text
+
+    asyncio.run(main())
+
+
+def test_an_inviter_with_endless_addresses_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(enrol, "PATIENCE_IN_ALL", 0.2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        code = InviteCode(SECRET, bytes(5), "home", (silent.getsockname(),))
+        with pytest.raises(UnreachableError, match="did not answer within 0"):
+            enrol.ask_inviter(code, KEY)
