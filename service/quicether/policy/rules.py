@@ -40,7 +40,7 @@ MAX_RULES: Final = 20_000
 MAX_GROUP_MEMBERS: Final = 10_000
 MAX_PORTS: Final = 256
 """Ports and ranges in one rule."""
-MIN_RULE_ID_DIGITS: Final = 10
+MIN_NODE_ID_DIGITS_IN_RULES: Final = 10
 """Digits of a NodeId that a rule must give: as many as `quicether peers` shows.
 
 A person at a terminal may write fewer, which then must be unique. A rule also holds for nodes
@@ -68,7 +68,7 @@ PROTOCOL_NAMES: Final[Mapping[str, frozenset[int]]] = MappingProxyType(
     }
 )
 _RULE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_NODE_ID: Final = re.compile(rf"[0-9a-f]{{{MIN_RULE_ID_DIGITS},40}}")
+_NODE_ID: Final = re.compile(rf"[0-9a-f]{{{MIN_NODE_ID_DIGITS_IN_RULES},40}}")
 
 
 class Action(StrEnum):

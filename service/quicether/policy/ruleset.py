@@ -16,7 +16,13 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from quicether.model import Member, NodeId, Prefix
-from quicether.policy.rules import MIN_RULE_ID_DIGITS, Action, PolicyFile, Rule, SelectorKind
+from quicether.policy.rules import (
+    MIN_NODE_ID_DIGITS_IN_RULES,
+    Action,
+    PolicyFile,
+    Rule,
+    SelectorKind,
+)
 
 DENIED_BY_DEFAULT: Final = "default"
 """Stands as the rule's id where no rule matched."""
@@ -323,4 +329,6 @@ def _lowest(mask: int) -> int:
 
 
 def _may_be_id(name: str) -> bool:
-    return MIN_RULE_ID_DIGITS <= len(name) <= 40 and not set(name) - set("0123456789abcdef")
+    return MIN_NODE_ID_DIGITS_IN_RULES <= len(name) <= 40 and not set(name) - set(
+        "0123456789abcdef"
+    )
