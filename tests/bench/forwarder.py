@@ -93,7 +93,7 @@ class _FlowPolicy:
         self, packet: PacketView, source: Member | None, destination: Member | None, now: float
     ) -> bool:
         del source, destination, now
-        flow = packet.flow
+        flow = packet.five_tuple
         if flow not in self._allowed:
             self._allowed.add(flow)
         return True

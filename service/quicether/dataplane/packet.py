@@ -50,11 +50,11 @@ ICMP_ERRORS: Final = frozenset((3, 4, 5, 11, 12))
 """ICMPv4 types that are errors or redirects: never answered by an error (RFC 1122 3.2.2)."""
 
 
-class Flow(NamedTuple):
+class FiveTuple(NamedTuple):
     """What the packets of one conversation in one direction have in common.
 
-    The ports are None where the protocol has none. An ICMP echo carries its identifier in both,
-    so that a reply is the reverse of its request.
+    The ports are None where the protocol has none. An ICMP echo has its identifier in both, so
+    that a reply's is the request's turned round.
     """
 
     protocol: int
@@ -62,16 +62,6 @@ class Flow(NamedTuple):
     destination: bytes
     source_port: int | None
     destination_port: int | None
-
-    def reverse(self) -> Flow:
-        """Return the flow of the answers."""
-        return Flow(
-            self.protocol,
-            self.destination,
-            self.source,
-            self.destination_port,
-            self.source_port,
-        )
 
 
 class PacketView:
@@ -83,8 +73,8 @@ class PacketView:
     for every fragment but the first. fragment_offset: bytes, 0 for the first or only one.
     identification: of a fragmented packet, else 0 for IPv6. ttl: or hop limit. length: whole
     packet in bytes. offset: where the payload of `protocol` begins, in bytes. echo: identifier of
-    an ICMP echo. related: the flow that an ICMP error is about, None where it quotes too little
-    to tell.
+    an ICMP echo. related: of the packet that an ICMP error is about, None where too little of it
+    is quoted.
     """
 
     __slots__ = (
@@ -125,7 +115,7 @@ class PacketView:
     length: int
     offset: int
     echo: int | None
-    related: Flow | None
+    related: FiveTuple | None
 
     @property
     def is_fragment(self) -> bool:
@@ -133,11 +123,11 @@ class PacketView:
         return self.more_fragments or self.fragment_offset > 0
 
     @property
-    def flow(self) -> Flow:
-        """The flow the packet belongs to."""
+    def five_tuple(self) -> FiveTuple:
+        """What tells the conversation that the packet belongs to."""
         if self.echo is not None:
-            return Flow(self.protocol, self.source, self.destination, self.echo, self.echo)
-        return Flow(
+            return FiveTuple(self.protocol, self.source, self.destination, self.echo, self.echo)
+        return FiveTuple(
             self.protocol, self.source, self.destination, self.source_port, self.destination_port
         )
 
@@ -152,7 +142,7 @@ class PacketView:
         return kind < 128 or kind == 137
 
     def __repr__(self) -> str:
-        return f"PacketView({self.flow}, {self.length} bytes)"
+        return f"PacketView({self.five_tuple}, {self.length} bytes)"
 
 
 def view(packet: bytes) -> PacketView:
@@ -287,11 +277,11 @@ def _fill_transport(found: PacketView, packet: bytes) -> None:
     if kind in (_ECHO4 if found.version == 4 else _ECHO6):
         found.echo = int.from_bytes(packet[offset + 4 : offset + 6], "big")
     elif found.is_icmp_error:
-        found.related = _quoted_flow(packet[offset + 8 :])
+        found.related = _quoted(packet[offset + 8 :])
 
 
-def _quoted_flow(quote: bytes) -> Flow | None:
-    """Return the flow of the packet that an ICMP error quotes, which may be cut off."""
+def _quoted(quote: bytes) -> FiveTuple | None:
+    """Return the five-tuple of the packet that an ICMP error quotes, which may be cut off."""
     if len(quote) >= IPV4_HEADER and quote[0] >> 4 == 4:
         header = (quote[0] & 0x0F) * 4
         protocol, source, destination = quote[9], quote[12:16], quote[16:20]
@@ -309,11 +299,11 @@ def _quoted_flow(quote: bytes) -> Flow | None:
         return None
     if first and protocol in PORT_PROTOCOLS and len(quote) >= header + 4:
         ports = _PORTS.unpack_from(quote, header)
-        return Flow(protocol, source, destination, ports[0], ports[1])
+        return FiveTuple(protocol, source, destination, ports[0], ports[1])
     if first and protocol == echo and len(quote) >= header + 6 and quote[header] in kinds:
         identifier = int.from_bytes(quote[header + 4 : header + 6], "big")
-        return Flow(protocol, source, destination, identifier, identifier)
-    return Flow(protocol, source, destination, None, None)
+        return FiveTuple(protocol, source, destination, identifier, identifier)
+    return FiveTuple(protocol, source, destination, None, None)
 
 
 def is_confined(address: bytes) -> bool:

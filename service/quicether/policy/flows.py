@@ -44,7 +44,7 @@ _EXAMINED: Final = 8
 """Flows looked at when one must go; the one that is silent for longest goes."""
 
 FlowKey = tuple[int, bytes, bytes, int | None, int | None]
-"""Protocol, source, destination, source port, destination port: equal to `packet.Flow`.
+"""Protocol, source, destination, source port, destination port: equal to `packet.FiveTuple`.
 
 An ICMP echo has its identifier and its type for ports, so that a request is told from a reply.
 """
@@ -336,14 +336,14 @@ def question_key(packet: PacketView, key: FlowKey) -> FlowKey | None:
 
 def quoted_keys(packet: PacketView) -> tuple[FlowKey, ...]:
     """Return the keys that the packet quoted by an ICMP error may have had."""
-    flow = packet.related
-    if flow is None or flow.source != packet.destination:
+    quoted = packet.related
+    if quoted is None or quoted.source != packet.destination:
         return ()
-    request = _REQUEST_OF.get(flow.protocol)
-    if request is None or flow.source_port is None:
-        return (flow,)
+    request = _REQUEST_OF.get(quoted.protocol)
+    if request is None or quoted.source_port is None:
+        return (quoted,)
     return tuple(
-        (flow.protocol, flow.source, flow.destination, flow.source_port, kind)
+        (quoted.protocol, quoted.source, quoted.destination, quoted.source_port, kind)
         for kind in (request, _ECHO_REPLY[request])
     )
 

@@ -46,7 +46,7 @@ def test_ipv4_errors(problem: Problem, kind: int, code: int) -> None:
     assert internet_checksum(answer[20:]) == 0
     assert answer[24:28] == pack("!HH", 0, 1300)
     assert answer[28:] == packet[: 576 - 28]
-    assert found.related == view(packet).flow
+    assert found.related == view(packet).five_tuple
 
 
 @pytest.mark.parametrize(

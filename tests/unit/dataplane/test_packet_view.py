@@ -13,7 +13,7 @@ from quicether.dataplane.packet import (
     MAX_EXTENSION_HEADERS,
     TCP,
     UDP,
-    Flow,
+    FiveTuple,
     checksum,
     is_confined,
     view,
@@ -118,14 +118,15 @@ def test_later_ipv6_fragment_of_an_extension_header_is_not_read_as_one() -> None
     assert view(ipv6(A6, B6, body, protocol=44)).source_port is None
 
 
-def test_echo_and_its_reply_are_one_flow_reversed() -> None:
+def test_echo_and_its_reply_bear_one_identifier() -> None:
     request = view(ipv4(A4, B4, icmp(8, 0, b"\x12\x34\0\1"), protocol=1))
     reply = view(ipv4(B4, A4, icmp(0, 0, b"\x12\x34\0\1"), protocol=1))
     assert request.echo == 0x1234
-    assert request.flow.reverse() == reply.flow
+    assert request.five_tuple == FiveTuple(1, packed(A4), packed(B4), 0x1234, 0x1234)
+    assert reply.five_tuple == FiveTuple(1, packed(B4), packed(A4), 0x1234, 0x1234)
 
 
-FLOW6 = Flow(17, packed(A6), packed(B6), 5, 6)
+FLOW6 = FiveTuple(17, packed(A6), packed(B6), 5, 6)
 NO_PORTS6 = FLOW6._replace(source_port=None, destination_port=None)
 
 
@@ -140,16 +141,16 @@ def quoting6(payload: bytes, protocol: int) -> bytes:
     [
         (
             ipv4(B4, A4, icmp(3, 4, bytes(4), ipv4(A4, B4, tcp(5, 6), protocol=6)), protocol=1),
-            Flow(6, packed(A4), packed(B4), 5, 6),
+            FiveTuple(6, packed(A4), packed(B4), 5, 6),
         ),
         (
             ipv6(B6, A6, icmp(2, 0, bytes(4), ipv6(A6, B6, udp(5, 6))), protocol=58),
-            Flow(17, packed(A6), packed(B6), 5, 6),
+            FiveTuple(17, packed(A6), packed(B6), 5, 6),
         ),
         (
             ipv4(B4, A4, icmp(11, 0, bytes(4), ipv4(A4, B4, icmp(8, 0, b"\0\7\0\0"), protocol=1)),
                  protocol=1),
-            Flow(1, packed(A4), packed(B4), 7, 7),
+            FiveTuple(1, packed(A4), packed(B4), 7, 7),
         ),
         (quoting6(fragment6(udp(5, 6), offset=0, more=True, following=17, ident=1), 44), FLOW6),
         (quoting6(pack("!BB6x", 60, 0) + pack("!BB6x", 17, 0) + udp(5, 6), 0), FLOW6),
@@ -161,7 +162,7 @@ def quoting6(payload: bytes, protocol: int) -> bytes:
         (ipv4(B4, A4, icmp(3, 1, bytes(4), b"E\0"), protocol=1), None),
     ],
 )  # fmt: skip
-def test_icmp_errors_tell_the_flow_they_are_about(packet: bytes, related: Flow | None) -> None:
+def test_icmp_errors_tell_the_flow_they_are_about(packet: bytes, related: FiveTuple | None) -> None:
     found = view(packet)
     assert found.is_icmp_error
     assert found.related == related
