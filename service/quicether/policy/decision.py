@@ -57,8 +57,8 @@ _LATER_FRAGMENT: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a policy does with a packet, for a person.
+class Explanation:
+    """What a policy does with a packet, and why, for a person.
 
     rule_id: of the rule that decided, or `default` or `no-policy`. sentence: says it in words.
     """
@@ -176,7 +176,7 @@ class Policy:
         address: Address,
         protocol: int,
         port: int | None = None,
-    ) -> Verdict:
+    ) -> Explanation:
         """Say what the rules do with the first packet of a flow, and which of them decides."""
         return explain(self._rules, source, destination, address, protocol, port)
 
@@ -213,7 +213,7 @@ class Policy:
         now: float,
     ) -> bool:
         """Judge a packet that no unchanged flow vouches for, or that changes one."""
-        if half is not None and self._vouches(half, packet, source, destination, now):
+        if half is not None and self._admits(half, packet, source, destination, now):
             half.count(packet, now)
             return True
         if self._is_error_about_a_flow(packet, now):
@@ -252,7 +252,7 @@ class Policy:
             *members, address, protocol, port if protocol in PORT_PROTOCOLS else None
         )
 
-    def _vouches(
+    def _admits(
         self,
         half: Half,
         packet: PacketView,
@@ -344,7 +344,7 @@ def explain(
     address: Address,
     protocol: int,
     port: int | None = None,
-) -> Verdict:
+) -> Explanation:
     """Say what rules do with the first packet of a flow, and which of them decides.
 
     source, destination: the members behind the addresses, None for an unknown one. address: the
@@ -363,4 +363,4 @@ def explain(
         rule = next(each for each in rules.rules if each.id == found.rule_id)
         reason = f"by rule {rule.id!r} ({rule.action} {rule.subject} to {rule.object})"
     sentence = f"{who} to {ip_address(address)}{whose}, {service}, {outcome} {reason}."
-    return Verdict(found.allowed, found.rule_id, sentence)
+    return Explanation(found.allowed, found.rule_id, sentence)
