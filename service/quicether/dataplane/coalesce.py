@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
-from quicether.dataplane.packet import TCP, checksum
+from quicether.dataplane.packet import ACK, TCP, checksum
 
 PLAIN: Final = bytes(10)
 """The header (struct virtio_net_hdr) of a packet that is what it is."""
@@ -26,19 +26,18 @@ MAX_JOINED: Final = 65535
 MAX_PIECES: Final = 256
 """Segments in one write; the kernel takes no more than 1024 pieces (IOV_MAX)."""
 
-_NEEDS_CHECKSUM = 1
-_TCPV4 = 1
-_TCPV6 = 4
-_HEADER = Struct("=BBHHHH")
+_NEEDS_CHECKSUM: Final = 1
+_TCPV4: Final = 1
+_TCPV6: Final = 4
+"""VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4 and VIRTIO_NET_HDR_GSO_TCPV6."""
+_HEADER: Final = Struct("=BBHHHH")
 """flags, segmentation type, header length, segment size, checksum start and offset; in the
 machine's own byte order, as the kernel reads it from a TUN device."""
-_CHECKSUM_OFFSET = 16
-_PSH = 0x08
-_JOINABLE_FLAGS = frozenset((0x10, 0x18))
-"""ACK alone, or with PSH: a segment with any other flag stays alone."""
-
-
-_FOLDS = tuple((bits, (1 << bits) - 1) for bits in (5632, 2816, 1408, 704, 352))
+_CHECKSUM_OFFSET: Final = 16
+_PSH: Final = 0x08
+_JOINABLE_FLAGS: Final = frozenset((ACK, ACK | _PSH))
+"""A segment with any other flag stays alone."""
+_FOLDS: Final = tuple((bits, (1 << bits) - 1) for bits in (5632, 2816, 1408, 704, 352))
 """Halves a number again and again without changing it modulo 0xFFFF: shifts by multiples of 16
 are much cheaper than one division of a long number."""
 

@@ -22,7 +22,7 @@ from quicether.model import DropReason, NextHopKind, PeerState
 
 MAX_PEERS: Final = 256
 """Peers with a series of their own, connected ones first."""
-PREFIX: Final = "quicether"
+_NAMESPACE: Final = "quicether"
 _LABELS: Final = ("tunnel", "network")
 _TRAFFIC: Final = (
     ("sent", "handed to peers"),
@@ -76,7 +76,7 @@ class TunnelCollector(Collector):
 def families(seen: Observation) -> Iterator[Metric]:
     """Yield the metric families that an observation makes."""
     build = GaugeMetricFamily(
-        f"{PREFIX}_build_info",
+        f"{_NAMESPACE}_build_info",
         "Who this is; the value is always 1.",
         labels=(*_LABELS, "version", "node", "node_id", "link"),
     )
@@ -112,7 +112,7 @@ def _traffic(seen: Observation) -> Iterator[Metric]:
             total = getattr(counters, f"{name}_{unit}")
             yield _counter(seen, f"{name}_{unit}", f"IP {unit} {text}.", total)
     drops = CounterMetricFamily(
-        f"{PREFIX}_drops",
+        f"{_NAMESPACE}_drops",
         "Packets, messages and records that were not passed on, by reason.",
         labels=(*_LABELS, "reason"),
     )
@@ -148,7 +148,7 @@ def _of(seen: Observation) -> tuple[str, str]:
 
 
 def _labelled(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=(*_LABELS, *labels))
+    return GaugeMetricFamily(f"{_NAMESPACE}_{name}", text, labels=(*_LABELS, *labels))
 
 
 def _gauge(seen: Observation, name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -158,6 +158,6 @@ def _gauge(seen: Observation, name: str, text: str, value: float) -> GaugeMetric
 
 
 def _counter(seen: Observation, name: str, text: str, value: float) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=_LABELS)
+    family = CounterMetricFamily(f"{_NAMESPACE}_{name}", text, labels=_LABELS)
     family.add_metric(_of(seen), value)
     return family
