@@ -235,19 +235,20 @@ def test_a_certificate_that_ends_soon_is_renewed_by_itself(installed: list[Path]
         assert "can be renewed from" in refusal(home, "renew")
 
 
-def test_the_registrar_gives_the_service_s_user_nothing_else(installed: list[Path]) -> None:
+def test_root_s_programs_give_the_service_s_user_nothing_else(installed: list[Path]) -> None:
     with machines(installed, "none", "home") as (home,):
         ask(home, "network", "create", "home")
-        program = (
-            "import socket, sys\n"
-            "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-            "s.connect('/run/quicether-registrar')\n"
-            "s.send(b'rubbish'); print(s.recv(99999))\n"
-        )
-        as_service = home.run(["python3", "-c", program], user="quicether").stdout
-        assert "protocol" in as_service
-        other = home.run(["python3", "-c", program], user="nobody", check=False)
-        assert "PermissionError" in other.stderr
+        for program in ("quicether-registrar", "quicether-join"):
+            script = (
+                "import socket, sys\n"
+                "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+                f"s.connect('/run/{program}')\n"
+                "s.send(b'rubbish'); print(s.recv(99999))\n"
+            )
+            as_service = home.run(["python3", "-c", script], user="quicether").stdout
+            assert "protocol" in as_service
+            other = home.run(["python3", "-c", script], user="nobody", check=False)
+            assert "PermissionError" in other.stderr
         for secret in ("authority.key", "issued.json"):
             path = f"/etc/quicether/networks/home/{secret}"
             read = home.run(["cat", path], user="quicether", check=False)
