@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -21,8 +21,11 @@ from rich.table import Table
 
 from quicether.counters import Counters
 from quicether.dataplane.forwarder import Forwarder
-from quicether.dataplane.packet import PacketView, view
-from quicether.model import Member, NextHop, NodeId
+from quicether.dataplane.packet import view
+from quicether.model import NextHop
+from quicether.policy.decision import Policy
+from quicether.policy.ruleset import RuleSet
+from support.drains import Deaf, Drain
 from support.fake_overlay import member, snapshot
 from support.packets import ipv4, ipv6, tcp
 
@@ -42,66 +45,9 @@ class Figure:
     microseconds: float
 
 
-class _Sink:
-    """A device and a link that forget: only the forwarder's own cost is left."""
-
-    name = "sink"
-    max_packet = 1400
-
-    def start(self, *_: object) -> None:
-        raise NotImplementedError("the bench feeds the forwarder itself")
-
-    def pause(self, paused: bool) -> None:
-        del paused
-
-    def write(self, packets: Sequence[bytes], counters: Counters) -> None:
-        del packets, counters
-
-    def close(self) -> None:
-        return None
-
-    def send_packets(self, packets: Sequence[bytes]) -> None:
-        del packets
-
-
-class _Silent:
-    """Events that never come in these runs."""
-
-    def unknown_destination(self, destination: bytes) -> bool:
-        raise AssertionError(f"no route to {destination.hex()}")
-
-    def wanted(self, node: NodeId) -> bool:
-        raise AssertionError(f"no link to {node}")
-
-    def detoured(self, node: NodeId) -> None:
-        del node
-
-    def stood_in_for(self, node: NodeId) -> None:
-        del node
-
-    def spoofed(self, node: NodeId, packet: PacketView) -> None:
-        raise AssertionError(f"{node} spoofed {packet}")
-
-
-class _FlowPolicy:
-    """What a policy with a flow cache does at the least: one lookup by flow."""
-
-    def __init__(self) -> None:
-        self._allowed: set[object] = set()
-
-    def permits(
-        self, packet: PacketView, source: Member | None, destination: Member | None, now: float
-    ) -> bool:
-        del source, destination, now
-        flow = packet.five_tuple
-        if flow not in self._allowed:
-            self._allowed.add(flow)
-        return True
-
-
 def forwarder(*, policy: bool = False, forwards: bool = False) -> Forwarder:
-    """A forwarder between sinks."""
-    sink = _Sink()
+    """A forwarder between drains. policy: one that knows the flow from the second packet on."""
+    drain = Drain()
     routes = {
         "192.168.0.0/16": NextHop.to_node(HOME.node_id),
         "fd01::/64": NextHop.to_node(HOME.node_id),
@@ -111,11 +57,11 @@ def forwarder(*, policy: bool = False, forwards: bool = False) -> Forwarder:
     known = snapshot(
         ME,
         routes,
-        {HOME: sink, OFFICE: sink},
-        policy=_FlowPolicy() if policy else None,
+        {HOME: drain, OFFICE: drain},
+        policy=Policy(RuleSet.without_policy()) if policy else None,
         forwards=forwards,
     )
-    return Forwarder(sink, Counters(), known, time.monotonic, _Silent())
+    return Forwarder(drain, Counters(), known, time.monotonic, Deaf())
 
 
 def measure(way: str, run: Callable[[list[bytes]], None], batch: list[bytes], count: int) -> Figure:

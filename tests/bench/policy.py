@@ -10,7 +10,7 @@ import json
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -21,15 +21,15 @@ from rich.table import Table
 
 from quicether.counters import Counters
 from quicether.dataplane.forwarder import Forwarder
-from quicether.dataplane.packet import PacketView, view
+from quicether.dataplane.packet import view
 from quicether.dataplane.snapshot import PacketPolicy, Snapshot
-from quicether.errors import HostError
-from quicether.model import NextHop, NodeId, RouteSource
+from quicether.model import NextHop, RouteSource
 from quicether.policy.decision import Policy
 from quicether.policy.load import parse_policy
 from quicether.policy.ruleset import RuleSet
 from quicether.routing.fib import ForwardingTable, Owners
 from quicether.routing.table import RoutingTable
+from support.drains import Deaf, Drain
 from support.packets import ipv4, udp
 from support.policies import HOME, LAPTOP, LAPTOP_IP
 
@@ -38,51 +38,6 @@ PACKET: Final = 1300
 """Bytes of an IP packet in the forwarder's measurement."""
 FLOWS: Final = 64
 ROUNDS: Final = 1000
-
-
-class Drain:
-    """A device and a link that forget what they are given."""
-
-    name = "drain"
-    max_packet = 1400
-
-    def start(
-        self,
-        receive: Callable[[list[bytes]], None],
-        lost: Callable[[HostError], None] | None = None,
-    ) -> None:
-        """Nothing comes from here."""
-
-    def pause(self, paused: bool) -> None:
-        """Nothing is read here."""
-
-    def write(self, packets: Sequence[bytes], counters: Counters) -> None:
-        """Forget packets."""
-
-    def send_packets(self, packets: Sequence[bytes]) -> None:
-        """Forget packets."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class Deaf:
-    """Forwarder events that nobody wants."""
-
-    def unknown_destination(self, destination: bytes) -> bool:
-        return False
-
-    def wanted(self, node: NodeId) -> bool:
-        return False
-
-    def detoured(self, node: NodeId) -> None:
-        del node
-
-    def stood_in_for(self, node: NodeId) -> None:
-        del node
-
-    def spoofed(self, node: NodeId, packet: PacketView) -> None:
-        """Not in this measurement."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ import pytest
 
 from quicether.counters import Counters
 from quicether.dataplane.forwarder import Forwarder
-from quicether.dataplane.packet import PacketView
 from quicether.dataplane.snapshot import Snapshot
 from quicether.dataplane.tun import Tun
 from quicether.host.desired import HostConfig
@@ -29,6 +28,7 @@ from quicether.host.netlink import NetlinkOwner
 from quicether.model import DropReason, Member, NextHop, NodeId
 from support import netns
 from support.cables import Cable
+from support.drains import Deaf
 from support.fake_device import FakeDevice
 from support.fake_overlay import member, snapshot
 from support.hosts import LightHost
@@ -37,27 +37,6 @@ A = member("a", ["100.64.0.1", "fd00::1"], ["10.1.0.0/16"])
 B = member("b", ["100.64.0.2", "fd00::2"], ["10.2.0.0/16", "fd00:2::/32"])
 G = member("g", ["100.64.0.3", "fd00::3"], ["100.64.0.0/10", "fd00::/16"])
 MTU = 1400
-
-
-class _Told:
-    """Everybody is known here."""
-
-    def unknown_destination(self, destination: bytes) -> bool:
-        del destination
-        return False
-
-    def wanted(self, node: NodeId) -> bool:
-        del node
-        return False
-
-    def detoured(self, node: NodeId) -> None:
-        del node
-
-    def stood_in_for(self, node: NodeId) -> None:
-        del node
-
-    def spoofed(self, node: NodeId, packet: PacketView) -> None:
-        del node, packet
 
 
 @dataclass
@@ -157,7 +136,7 @@ class Lab:
             "fd00::2/128": NextHop.to_node(B.node_id),
         }
         around = snapshot(replace(G, prefixes=()), both, {A: ga, B: gb}, forwards=True)
-        g.forwarder = Forwarder(FakeDevice(), g.counters, around, self._loop.time, _Told())
+        g.forwarder = Forwarder(FakeDevice(), g.counters, around, self._loop.time, Deaf())
         ag.far = bg.far = g.forwarder
         ga.far, gb.far = a.forwarder, b.forwarder
 
@@ -177,7 +156,7 @@ class Lab:
             node.counters,
             known,
             self._loop.time,
-            _Told(),
+            Deaf(),
         )
         device.start(node.forwarder.outbound)
 

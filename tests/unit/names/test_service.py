@@ -14,6 +14,7 @@ from quicether.dataplane.forwarder import Forwarder
 from quicether.dataplane.packet import checksum, view
 from quicether.model import DropReason, Member, NextHop
 from quicether.names.service import BURST, FRESHNESS, NameService
+from support.drains import Deaf
 from support.fake_device import FakeDevice
 from support.fake_link import FakeLink
 from support.fake_overlay import FakePolicy, member, snapshot
@@ -57,26 +58,9 @@ class Host:
             self.counters,
             replace(snapshot(ME, routes, {HOME: self.link}, policy=policy), services=services),
             lambda: self.now,
-            _Deaf(),
+            Deaf(),
         )
         self.device.start(self.forwarder.outbound)
-
-
-class _Deaf:
-    def unknown_destination(self, destination: bytes) -> bool:
-        raise AssertionError(destination)
-
-    def wanted(self, node: object) -> bool:
-        raise AssertionError(node)
-
-    def spoofed(self, node: object, packet: object) -> None:
-        del node, packet
-
-    def detoured(self, node: object) -> None:
-        del node
-
-    def stood_in_for(self, node: object) -> None:
-        del node
 
 
 @pytest.mark.parametrize("version", [4, 6])
