@@ -24,7 +24,7 @@ PUBLISH_INTERVAL: Final = 0.2
 """Seconds between two rounds of signals; the first change after quiet is told at once."""
 
 REST: Final = 4.0
-"""How many times as long as a round took is waited behind it, because packets come first."""
+"""Times the processor's time of a round that is waited behind it, because packets come first."""
 
 Published: TypeAlias = dict[str, tuple[str, Any]]
 """Name of a property → (signature, value), as it was told last; of one that is only invalidated,
@@ -139,9 +139,9 @@ class BusService:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            begun = time.monotonic()
+            begun = time.thread_time()
             await self._publish()
-            await asyncio.sleep(max(PUBLISH_INTERVAL, REST * (time.monotonic() - begun)))
+            await asyncio.sleep(max(PUBLISH_INTERVAL, REST * (time.thread_time() - begun)))
 
     async def _publish(self) -> None:
         self._refresh()

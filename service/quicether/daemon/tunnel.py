@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 SETTLE_TIME: Final = 2.5
 """Seconds after which a tunnel is ready, whether its peers have answered or not."""
 REST: Final = 4.0
-"""How many times as long as it took to think all routes over is waited before the next time."""
+"""Times the processor's time for thinking all routes over that is waited before the next time."""
 HOUSEKEEPING: Final = 1.0
 """Seconds between looks at silent flows."""
 LOOKUP_PATIENCE: Final = 5.0
@@ -364,9 +364,9 @@ class Tunnel:
                 async with asyncio.timeout(self._upkeep.again_in):
                     await self._dirty.wait()
             self._dirty.clear()
-            settled, begun = self._mesh.peers.settled(), time.monotonic()
+            settled, begun = self._mesh.peers.settled(), time.thread_time()
             desired = self._desired()
-            rest = REST * (time.monotonic() - begun)
+            rest = REST * (time.thread_time() - begun)
             await self._upkeep.bring(desired)
             self._settled = settled
             self._changed()
