@@ -54,6 +54,8 @@ class OverlayRoutes:
         self._owners: Owners | None = None
         self._served: dict[NodeId, frozenset[Prefix]] = {}
         self._exits: dict[NodeId, frozenset[int]] = {}
+        self._forwarded: dict[NodeId, frozenset[Prefix]] = {}
+        self._recorded: dict[NodeId, tuple[Prefix, ...]] = {}
         self._static = tuple(static)
         self._default_gateway = default_gateway
         self.services: Mapping[bytes, Service] = {}
@@ -88,17 +90,19 @@ class OverlayRoutes:
         Returns the prefixes that its certificate does not cover; they have no effect.
         """
         self.learn(member)
-        forwarded = tuple(forwarded)
+        node, forwarded = member.node_id, tuple(forwarded)
         found = candidates(member, owned, forwarded)
-        self._served.pop(member.node_id, None)
-        self._exits[member.node_id] = frozenset(
+        self._served.pop(node, None)
+        self._exits[node] = frozenset(
             prefix.version
             for prefix in forwarded
             if prefix.prefixlen == 0 and member.covers(prefix)
         )
-        for hop in (NextHop.to_node(member.node_id), NextHop.via_gateway(member.node_id)):
+        for hop in (NextHop.to_node(node), NextHop.via_gateway(node)):
             prefixes = [route.prefix for route in found.routes if route.next_hop == hop]
             self._apply(self._table.replace(hop, RouteSource.ANNOUNCED, prefixes))
+        self._forwarded[node] = frozenset(forwarded)
+        self._weigh_records(node)
         return found.uncovered
 
     def discovered(self, member: Member, next_hop: NextHop, prefixes: Iterable[Prefix]) -> None:
@@ -110,12 +114,18 @@ class OverlayRoutes:
         self.learn(member)
         self._served.pop(member.node_id, None)
         prefixes = [prefix for prefix in prefixes if prefix.prefixlen > 0]
-        self._apply(self._table.replace(next_hop, RouteSource.DISCOVERED, prefixes))
+        if next_hop.kind is NextHopKind.GATEWAY:
+            self._recorded[member.node_id] = tuple(prefixes)
+            self._weigh_records(member.node_id)
+        else:
+            self._apply(self._table.replace(next_hop, RouteSource.DISCOVERED, prefixes))
 
     def unannounced(self, node: NodeId) -> None:
         """Drop what a node said of itself while it was connected; records and settings stay."""
         self._served.pop(node, None)
         self._exits.pop(node, None)
+        self._forwarded.pop(node, None)
+        self._weigh_records(node)
         for hop in (NextHop.to_node(node), NextHop.via_gateway(node)):
             self._apply(self._table.replace(hop, RouteSource.ANNOUNCED, ()))
 
@@ -133,6 +143,8 @@ class OverlayRoutes:
         self._members_version += 1
         self._served.pop(node, None)
         self._exits.pop(node, None)
+        self._forwarded.pop(node, None)
+        self._recorded.pop(node, None)
         self._owners = None
         self._apply(self._table.withdraw_node(node))
         if self._fib.default_gateway == node:
@@ -270,6 +282,17 @@ class OverlayRoutes:
             offered=offered or {},
             services=self.services,
         )
+
+    def _weigh_records(self, node: NodeId) -> None:
+        """Take what records say that a gateway forwards for, unless it says otherwise itself.
+
+        Its records stay for a while after it lost whom they lead to; what a gateway tells those
+        who are connected to it is true now.
+        """
+        said, recorded = self._forwarded.get(node), self._recorded.get(node, ())
+        prefixes = [prefix for prefix in recorded if said is None or prefix in said]
+        hop = NextHop.via_gateway(node)
+        self._apply(self._table.replace(hop, RouteSource.DISCOVERED, prefixes))
 
     def _prefixes_of(self, node: NodeId) -> frozenset[Prefix]:
         """Return the prefixes that a node is a candidate for; looked up once for each change."""
