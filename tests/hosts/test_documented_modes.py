@@ -16,8 +16,6 @@ from support.home import HOME, LAN, NAS, Story, story
 from support.hosts import Host, WholeHost
 from support.sniffer import Sniffer
 
-pytestmark = pytest.mark.hosts
-
 PUBLIC, NAME_SERVER = "192.0.2.80", "192.0.2.53"
 _WHO = """
 import socket, sys

@@ -12,6 +12,8 @@ from support.hosts import LightHost
 from support.sites import SERVER, WEST, Sites, sites
 from support.stream import Stream
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:

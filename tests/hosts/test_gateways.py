@@ -11,6 +11,8 @@ from support.commands import wait_until
 from support.sites import SERVER, Sites, sites
 from support.stream import Stream
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:

@@ -17,6 +17,8 @@ from support.owners import NETWORK, SERVICE, UNIT, Machine, machines
 from support.route_watch import RouteWatch
 from support.stream import Stream
 
+pytestmark = pytest.mark.alone
+
 OWNERS = {"desk": "networkd", "shed": "netlink", "lap": "networkmanager"}
 
 

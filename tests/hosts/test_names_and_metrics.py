@@ -19,8 +19,6 @@ from support.commands import CommandError, wait_until
 from support.hosts import LightHost
 from support.node import Network, Node, OrderError, up
 
-pytestmark = pytest.mark.hosts
-
 ADDRESS = "127.0.0.1:9100"
 RESOLVE = """
 import sys, json, dns.message, dns.query, dns.rcode

@@ -16,8 +16,6 @@ from support.cables import Cable
 from support.fake_service import CONTROL
 from support.hosts import LightHost, WholeHost
 
-pytestmark = pytest.mark.hosts
-
 CHECKOUT = Path(__file__).parents[2]
 PLUGIN_FILES = CHECKOUT / "nm_plugin"
 SERVICE_POLICY = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

@@ -13,7 +13,7 @@ import pytest
 from support.home import HOME, LAN, Story, story
 from support.hosts import WholeHost
 
-pytestmark = pytest.mark.hosts
+pytestmark = pytest.mark.alone
 
 _REJECTING = """
 table inet guard {

@@ -16,6 +16,8 @@ from support.home import NAS, Story, story
 from support.hosts import WholeHost
 from support.transfer import Payload, carry_both_ways
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def scene(installed: list[Path]) -> Iterator[Story]:
