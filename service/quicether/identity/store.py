@@ -161,7 +161,7 @@ class NetworkStore:
         Raises FileNotFoundError: there is none; IdentityError: damaged.
         """
         installed = _load_certificate(path or self.certificate_path)
-        if path is not None or not self.state_is_open:
+        if not self.state_is_open:
             return installed
         try:
             renewed = _load_certificate(self.renewed_path)

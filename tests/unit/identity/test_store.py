@@ -333,8 +333,19 @@ def test_a_renewed_certificate_is_used_and_root_s_file_stays(
     certificate = renewed(authority, member_store, now)
     member_store.keep_renewed(certificate)
     assert member_store.load_identity(now).certificate == certificate
-    assert member_store.certificate(member_store.certificate_path) == installed
+    assert certificates.load_pem(member_store.certificate_path.read_bytes(), "") == [installed]
     assert stat.S_IMODE(member_store.renewed_path.stat().st_mode) == 0o644
+
+
+def test_a_renewed_certificate_is_used_also_where_the_first_lies_elsewhere(
+    member_store: NetworkStore, authority: Authority, now: datetime, tmp_path: Path
+) -> None:
+    """The one that certificate-file names was used until it ended, and then the tunnel was down."""
+    elsewhere = tmp_path / "mine.crt"
+    member_store.certificate_path.rename(elsewhere)
+    certificate = renewed(authority, member_store, now)
+    member_store.keep_renewed(certificate)
+    assert member_store.load_identity(now, certificate_file=elsewhere).certificate == certificate
 
 
 def test_an_older_or_foreign_one_is_not_used(
