@@ -81,7 +81,7 @@ class UnderlayNames:
         loop = asyncio.get_running_loop()
         asked: asyncio.Future[tuple[UnderlayAddress, ...]] = loop.create_future()
 
-        def tell(found: tuple[UnderlayAddress, ...], problem: OSError | None) -> None:
+        def tell(found: tuple[UnderlayAddress, ...], problem: Exception | None) -> None:
             # Not before: a question that nobody waits for any more still has its thread.
             self._turns.release()
             if asked.done():
@@ -93,10 +93,10 @@ class UnderlayNames:
 
         def ask() -> None:
             found: tuple[UnderlayAddress, ...] = ()
-            problem: OSError | None = None
+            problem: Exception | None = None
             try:
                 found = _look_up(location)
-            except OSError as refusal:
+            except Exception as refusal:  # noqa: BLE001 - raised where the answer is awaited
                 problem = refusal
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(tell, found, problem)

@@ -47,6 +47,24 @@ def test_a_name_that_no_longer_resolves_keeps_its_last_addresses(zone: dict[str,
     asyncio.run(scenario())
 
 
+def test_a_fault_in_a_question_ends_it_and_frees_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for without end, and its turn was lost."""
+
+    def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        raise UnicodeError("label too long")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    async def scenario() -> None:
+        names = UnderlayNames()
+        async with asyncio.timeout(5):
+            for _ in range(MAX_QUESTIONS + 1):
+                with pytest.raises(UnicodeError):
+                    await names.addresses(HOME)
+
+    asyncio.run(scenario())
+
+
 def test_names_are_learned_ahead_as_far_as_they_resolve(zone: dict[str, str]) -> None:
     async def scenario() -> None:
         names = UnderlayNames()
