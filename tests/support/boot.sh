@@ -24,7 +24,8 @@ rm -rf etc/resolv.conf etc/fstab etc/crypttab etc/netplan etc/rc?.d etc/network/
   etc/NetworkManager/system-connections etc/NetworkManager/conf.d \
   etc/NetworkManager/dispatcher.d/01-ifupdown \
   usr/lib/NetworkManager/conf.d/*globally-managed* var/lib/NetworkManager var/log/journal
-mkdir -p etc/systemd/network etc/systemd/system/multi-user.target.wants \
+# Ubuntu's NetworkManager keeps its profiles in etc/netplan, and aborts where there is none.
+mkdir -p etc/netplan etc/systemd/network etc/systemd/system/multi-user.target.wants \
   etc/systemd/journald.conf.d etc/NetworkManager/conf.d
 : >etc/resolv.conf
 : >etc/fstab
