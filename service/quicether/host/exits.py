@@ -80,5 +80,6 @@ async def _bring(
         await netlink.delete_exit(TABLE, way)
     for way in ways - table:
         await netlink.add_exit(TABLE, way)
-    for rule in rules - had:
+    # Those that lead out come first: the others alone would hold back nothing of ours.
+    for rule in sorted(rules - had, key=lambda rule: -rule.priority):
         await netlink.add_rule(rule)
