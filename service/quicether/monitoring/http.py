@@ -142,7 +142,7 @@ def _reason(error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return "is in use by another program or tunnel; choose another port"
-        case errno.EADDRNOTAVAIL:
+        case errno.EADDRNOTAVAIL | None:  # None: asyncio's own sentence, from Python 3.12 on
             return "is not an address of this host; 127.0.0.1 always is"
         case errno.EACCES:
             return "may not be opened by the service; choose a port from 1024 on"
