@@ -23,7 +23,7 @@ def test_key_is_kept_for_its_owner_alone_and_comes_back_the_same(tmp_path: Path)
     path = tmp_path / "node.key"
     key = NodeKey.create(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert path.stat().st_uid == os.geteuid()
+    assert path.stat().st_uid == files.Owner.service().uid
     assert NodeKey.load(path).public_raw == key.public_raw
     assert [entry.name for entry in tmp_path.iterdir()] == ["node.key"]
 
