@@ -347,7 +347,8 @@ def test_all_that_is_kept_under_a_key_is_read_though_no_answer_has_room_for_it()
     network = Network(1, Conditions(loss=0.02))
     done: list[LookupDone] = []
     network.on_event = lambda _, e: done.append(e) if isinstance(e, LookupDone) else None
-    for number in range(30):
+    # Late comers are holders only where they are among the closest: of so many, some are not.
+    for number in range(40):
         prefixes = tuple(lan(12 * number + each) for each in range(12)) if number < 20 else ()
         node = network.add(prefixes=prefixes)
         network.bootstrap = network.bootstrap or [node]
