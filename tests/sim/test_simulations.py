@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +77,26 @@ def test_lookups_stay_short_in_a_network_of_a_hundred_thousand() -> None:
     assert len(growth.hops) == 200
     assert percentile(growth.hops, 50) <= 4
     assert percentile(growth.hops, 99) <= 7
+
+
+def test_the_same_seed_gives_the_same_run_in_every_process() -> None:
+    """Withdrawals went out in the order of a set, which is another one in each process."""
+    program = (
+        "from sim.scenario import Scenario, Simulation\n"
+        "churn = Scenario(40, churn=0.5, duration=200.0, grow=40.0, sites=0.5, watchers=0.3)\n"
+        "print(Simulation(churn).run().figures()['requests'])"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1]
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

@@ -16,7 +16,7 @@ with the most to say come first, which is the index that others follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from quicether.dht.buckets import K
@@ -188,7 +188,8 @@ class Publisher:
             return
         wires = self._wires(key, place, now)
         fresh = place.fresh or not place.holders or bool(place.leaving)
-        told = set(place.holders) if place.leaving or not fresh else set()
+        # In order, unlike a set: the same seed is to play the same run in the simulator.
+        told = dict.fromkeys(place.holders) if place.leaving or not fresh else {}
         place.fresh = False
         self._running += 1
         self._store_all(key, place, told, wires, now)
@@ -209,7 +210,7 @@ class Publisher:
         key: int,
         place: Place,
         wires: list[bytes],
-        told: set[Contact],
+        told: Collection[Contact],
         lookup: Lookup,
         now: float,
     ) -> None:
