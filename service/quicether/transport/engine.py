@@ -94,6 +94,17 @@ class Engine(WindowedConnection):
         restrict(self.tls, is_client=self._is_client)
         self._spaces[Epoch.ONE_RTT].received_packets = ReplayWindow()  # type: ignore[assignment]
 
+    def _discard_epoch(self, epoch: Epoch) -> None:
+        """Forget the keys of an epoch; see the parent.
+
+        With those of the handshake go the buffers for what TLS has to say: 16 KiB for each epoch,
+        a third of an idle connection. Nothing follows: we send no tickets, and QUIC knows no
+        renegotiation (RFC 9001 sections 4.4 and 6).
+        """
+        super()._discard_epoch(epoch)
+        if epoch is Epoch.HANDSHAKE:
+            self._crypto_buffers = {each: Buffer(capacity=0) for each in self._crypto_buffers}
+
     # What the connection above wants to know
 
     @property

@@ -37,6 +37,15 @@ def test_packets_of_all_sizes_arrive_in_order() -> None:
     assert pair.server.inbox[200:] == largest
 
 
+def test_what_the_handshake_needed_is_given_back() -> None:
+    pair = EnginePair()
+    for engine in (pair.client, pair.server):
+        assert [buffer.capacity for buffer in engine._crypto_buffers.values()] == [0, 0, 0]
+    pair.client.send_stream_data(pair.client.get_next_available_stream_id(), b"still there")
+    pair.exchange()
+    assert [event.data for event in events_of(pair.server, StreamDataReceived)] == [b"still there"]
+
+
 def test_duplicates_and_reordering() -> None:
     pair = EnginePair()
     datagrams = pair.client.seal([bytes([n]) * 1400 for n in range(100)], 1472, pair.now)
