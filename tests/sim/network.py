@@ -42,9 +42,9 @@ class Conditions:
     """What the simulated network is like.
 
     latency: least and greatest one-way delay in seconds. loss: share of messages that are lost
-    once and sent again by QUIC, which delays them. pool: connections that a node keeps open.
-    idle: seconds without a question after which one is closed. Until then it rests; `KEPT` on
-    each side stay awake.
+    once and sent again by QUIC, which delays them. pool: connections that a node keeps open of
+    those that it opened itself; the others are not its to close. idle: seconds without a question
+    either way after which one is closed. Until then it rests; `KEPT` on each side stay awake.
     """
 
     latency: tuple[float, float] = (0.005, 0.120)
@@ -59,7 +59,7 @@ class SimNode:
 
     side: nodes on different sides of a partition do not reach each other. observer: its requests
     are not counted as background traffic. sent, received: bytes of questions and answers. upkeep:
-    bytes of handshakes, both ways. pool: when each open connection was last used.
+    bytes of handshakes, both ways. pool: when each connection that it opened was last used.
     """
 
     __slots__ = (
@@ -155,6 +155,12 @@ class Network:
         self.nodes[contact.key] = node
         return node
 
+    def met(self, opener: SimNode, other: SimNode, when: float) -> None:
+        """Have a connection be there that was last used before the simulation began."""
+        if opener.contact.key not in other.pool:
+            opener.pool[other.contact.key] = when
+            opener.pool.move_to_end(other.contact.key)
+
     def start(self, node: SimNode) -> None:
         """Let a node begin its work."""
         node.machine.start(self.now)
@@ -238,24 +244,42 @@ class Network:
         self.at(self.now + delay, self._arrive, node, other, event)
 
     def _use(self, node: SimNode, other: SimNode) -> bool:
-        """Use the connection of two nodes; return whether it had to be opened."""
+        """Use the connection of two nodes; return whether node had to open one."""
         near, far = node.contact.key, other.contact.key
-        last = node.pool.get(far)
-        idle = self.conditions.idle
-        is_new = last is None or self.now - last > idle or near not in other.pool
-        for one, key in ((node, far), (other, near)):
-            one.pool[key] = self.now
-            one.pool.move_to_end(key)
-            if len(one.pool) > self.conditions.pool:
-                one.pool.popitem(last=False)
-            if is_new and not node.observer:
+        if self._is_open(node, far):
+            pool, key = node.pool, far
+        elif self._is_open(other, near):
+            pool, key = other.pool, near
+        else:
+            self._open(node, other)
+            return True
+        pool[key] = self.now
+        pool.move_to_end(key)
+        return False
+
+    def _is_open(self, opener: SimNode, key: int) -> bool:
+        last = opener.pool.get(key)
+        return last is not None and self.now - last <= self.conditions.idle
+
+    def _open(self, node: SimNode, other: SimNode) -> None:
+        node.pool[other.contact.key] = self.now
+        node.pool.move_to_end(other.contact.key)
+        if len(node.pool) > self.conditions.pool:
+            node.pool.popitem(last=False)
+        if not node.observer:
+            for one in (node, other):
                 one.handshakes += 1
                 one.upkeep += HANDSHAKE_BYTES
-        return is_new
 
-    def connections(self, node: SimNode) -> int:
-        """Return how many connections of a node are open now."""
-        return sum(self.now - last <= self.conditions.idle for last in node.pool.values())
+    def connections(self) -> dict[int, int]:
+        """Return how many connections each node has now, whoever opened them, by its key."""
+        counts = dict.fromkeys(self.nodes, 0)
+        for near, node in self.nodes.items():
+            for far in node.pool:
+                if far in counts and self._is_open(node, far):
+                    counts[near] += 1
+                    counts[far] += 1
+        return counts
 
     def _account(self, sender: SimNode, receiver: SimNode, size: int, free: bool) -> None:
         if not free:

@@ -48,7 +48,7 @@ class Report:
     idle_bits: bits a second of questions and answers, sent and received together with all headers,
     mean over the nodes that were up all the time; _plain: of those that follow no index.
     upkeep_bits: the same of handshakes and keepalives. handshakes: new connections a node and
-    hour. connections: open at the end.
+    hour. connections: open at the end, whoever opened them.
     appeared, vanished: seconds from advertising or withdrawing a prefix to each watcher's event.
     """
 
@@ -59,6 +59,7 @@ class Report:
     idle_bits_plain: float = 0.0
     upkeep_bits: float = 0.0
     connections: float = 0.0
+    connections_p99: float = 0.0
     handshakes: float = 0.0
     contacts: float = 0.0
     values: float = 0.0
@@ -106,6 +107,7 @@ class Report:
             "idle bit/s, no routes=auto": round(self.idle_bits_plain),
             "upkeep bit/s": round(self.upkeep_bits),
             "connections": round(self.connections, 1),
+            "connections p99": self.connections_p99,
             "handshakes/h": round(self.handshakes, 1),
             "contacts": round(self.contacts),
             "values kept": round(self.values),

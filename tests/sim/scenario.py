@@ -145,7 +145,10 @@ class Simulation:
         report.idle_bits_plain = sum(plain) / len(plain) if plain else report.idle_bits
         handshakes = sum(node.upkeep for node in idle) * 8 / elapsed / len(idle)
         report.upkeep_bits = handshakes + AWAKE_BITS
-        report.connections = sum(network.connections(node) for node in idle) / len(idle)
+        connections = network.connections()
+        counts = sorted(connections[node.contact.key] for node in idle)
+        report.connections = sum(counts) / len(counts)
+        report.connections_p99 = percentile(counts, 99)
         report.handshakes = sum(node.handshakes for node in idle) / len(idle) / elapsed * 3600
         report.contacts = sum(len(node.machine.contacts()) for node in idle) / len(idle)
         report.values = sum(node.machine.stored_values for node in idle) / len(idle)
@@ -155,12 +158,19 @@ class Simulation:
 
     def _add_settled(self) -> None:
         network, scenario = self.network, self.scenario
-        nodes = [self._make_one() for _ in range(scenario.nodes)]
-        contacts = {node.contact.key: node.contact for node in nodes}
-        keys = sorted(contacts)
-        for number, node in enumerate(nodes):
-            for key in contacts_of(node.contact.key, keys, self.random):
-                node.machine.add_contact(contacts[key], 0.0)
+        nodes = {
+            node.contact.key: node for node in (self._make_one() for _ in range(scenario.nodes))
+        }
+        keys = sorted(nodes)
+        doubted = network.config.doubted
+        for number, node in enumerate(nodes.values()):
+            known = list(contacts_of(node.contact.key, keys, self.random))
+            self.random.shuffle(known)
+            for rank, key in enumerate(known):
+                # They asked each other at some time less ago than what makes a contact doubted.
+                since = (rank / len(known) - 1) * doubted
+                node.machine.add_contact(nodes[key].contact, since)
+                network.met(*self.random.sample((node, nodes[key]), 2), since)
             network.at(number * scenario.grow / scenario.nodes, self._start_one, node)
 
     def _add_one(self) -> None:
