@@ -94,7 +94,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l audit-log -x -d 'Wher
 complete -c quicether -n '_shtab_quicether_using start' -l metrics-addr -x -d 'Local address that serves Prometheus text at /metrics.'
 complete -c quicether -n '_shtab_quicether_using start' -l health-addr -x -d 'Local address that serves /health.'
 complete -c quicether -n '_shtab_quicether_using start' -l log-level -xka "debug info warning error" -d 'Least important message of the tunnel that is logged; by default the service'"'"'s own, info.'
-complete -c quicether -n '_shtab_quicether_using start' -l max-connections -x -d 'Connections at one time, 1 to 65535; beyond it nobody new is connected to or let in. Default: 512.'
+complete -c quicether -n '_shtab_quicether_using start' -l max-connections -x -d 'Connections at one time, 1 to 65535; beyond it nobody new is connected to or let in. Default: 1024.'
 complete -c quicether -n '_shtab_quicether_using start' -l json -d 'answer in JSON, for scripts'
 complete -c quicether -n '_shtab_quicether_using; and test $_shtab_quicether_npos -eq 0' -a stop -d 'take the tunnel down, or all of them'
 complete -c quicether -n '_shtab_quicether_using stop' -s h -l help -d 'show this help message and exit'

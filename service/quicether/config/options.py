@@ -351,7 +351,7 @@ _ALL: Final = (
         "max-connections",
         "performance",
         Kind.NUMBER,
-        "512",
+        "1024",
         "Connections at one time, 1 to 65535; beyond it nobody new is connected to or let in.",
     ),
 )

@@ -178,7 +178,7 @@ class MonitoringSettings(_Section):
 class PerformanceSettings(_Section):
     """[performance]: bounds."""
 
-    max_connections: Annotated[int, _by(values.number(1, 65535))] = 512
+    max_connections: Annotated[int, _by(values.number(1, 65535))] = 1024
 
 
 class Settings(_Section):

@@ -323,6 +323,9 @@ class DhtNode:
         if len(live) > 1 and now - live[1].seen > core.config.refresh / 2:
             core.ping(live[1].contact, now)
         missing = K - len(bucket.entries)
+        if not missing:
+            core.ping(live[0].contact, now)
+            return
 
         def named(answer: Nodes, at: float) -> None:
             self._meet(index, answer, missing, at)

@@ -2,9 +2,9 @@
 
 A new connection costs about six kilobytes, and one that is kept alive 0.1 kbit/s: more than what
 is asked over it. So what is idle rests: nothing goes over it until somebody has a question again,
-which for most nodes is half an hour later. The few that were used last stay awake, which also lets
-those behind a NAT be asked. A node closes only what it opened itself: the other side cannot know
-what a user configured here. What carries packets is not idle.
+which is half an hour later or two. The few that were used last stay awake, which also lets those
+behind a NAT be asked. A node closes only what it opened itself: the other side cannot know what a
+user configured here. What carries packets is not idle.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from quicether.overlay.outside import locations_of
 from quicether.overlay.peers import PeerTable, TargetKind
 from quicether.transport.endpoint import CloseCode, Connection
 
-IDLE: Final = 2100.0
+IDLE: Final = 10_800.0
 """Seconds without packets and questions after which a connection is closed.
 
-Longer than what lies between two publications of a record, which go to the same nodes.
+Longer than the two and a half hours that the refresh of a full bucket takes to come round to a
+contact again, else each time would cost a new connection; shorter than `tls.IDLE_TIMEOUT`.
 """
 QUIET: Final = 120.0
 """Seconds without packets after which a connection may rest."""
 KEPT: Final = 1
 """So many idle connections stay awake, the most recently used."""
-MAX_POOLED: Final = 256
+MAX_POOLED: Final = 384
 """Connections of our own above which the least recently used goes at once."""
 IN_USE: Final = 5.0
 """A connection used so many seconds ago is not closed to make room."""

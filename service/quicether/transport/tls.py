@@ -31,7 +31,7 @@ from quicether.transport.messages import MAX_RPC
 CONNECTION_ID_BYTES: Final = 8
 HANDSHAKE_PAYLOAD: Final = 1200
 """UDP payload, in bytes, that any path for QUIC carries (RFC 9000 section 14)."""
-IDLE_TIMEOUT: Final = 2400.0
+IDLE_TIMEOUT: Final = 12_000.0
 """Seconds without a packet after which a connection is gone (RFC 9000 section 10.1).
 
 Long, for connections that rest (`liveness`); of the others a silent peer is noticed in seconds.
