@@ -10,7 +10,7 @@ _shtab_quicether_policy_subparsers=(check test)
 _shtab_quicether_config_subparsers=(show edit validate)
 _shtab_quicether_subparsers=(start stop up down reload status peers routes lookup ping version network invite join renew leave keygen policy config doctor logs diag)
 
-_shtab_quicether_start_option_strings=(-h --help --config --network --name --role --key-file --certificate-file --peer --pin --bootstrap --listen-port --listen-address --public-address --route --accept-conflict --advertise-subnet --forward-subnet --forward-node --default-gateway --static-route --lan-access --bypass-subnet --tun-name --tun-addr --mtu --netns --link --dns --dns-domain --names --policy-file --audit-log --metrics-addr --health-addr --log-level --max-connections --json)
+_shtab_quicether_start_option_strings=(-h --help --config --network --name --role --key-file --certificate-file --peer --pin --bootstrap --listen-port --listen-address --public-address --route --accept-conflict --record-life --advertise-subnet --forward-subnet --forward-node --default-gateway --static-route --lan-access --bypass-subnet --tun-name --tun-addr --mtu --netns --link --dns --dns-domain --names --policy-file --audit-log --metrics-addr --health-addr --log-level --max-connections --json)
 _shtab_quicether_stop_option_strings=(-h --help -t --tunnel --json)
 _shtab_quicether_up_option_strings=(-h --help --json)
 _shtab_quicether_down_option_strings=(-h --help --json)

@@ -51,7 +51,7 @@ function _shtab_quicether_using
 end
 
 set -g _shtab_quicether_commands start stop up down reload status peers routes lookup ping version network 'network create' 'network sign' 'network install' 'network revoke' 'network list' 'network show' invite join renew leave keygen policy 'policy check' 'policy test' config 'config show' 'config edit' 'config validate' doctor logs diag
-set -g _shtab_quicether_opts_with_value --accept-conflict --address --address-pool --advertise-subnet --audit-log --bootstrap --bypass-subnet --certificate-file --config --count --default-gateway --dns --dns-domain --endpoint --expires --forward-node --forward-subnet --from --group --health-addr --interval --key-file --lan-access --lines --link --listen-address --listen-port --log-level --max-connections --metrics-addr --mtu --name --names --netns --network --out --output --owner --peer --pin --policy-file --port --prefix --public-address --public-key --role --route --static-route --to --tun-addr --tun-name --tunnel --valid --watch -c -i -n -o -t
+set -g _shtab_quicether_opts_with_value --accept-conflict --address --address-pool --advertise-subnet --audit-log --bootstrap --bypass-subnet --certificate-file --config --count --default-gateway --dns --dns-domain --endpoint --expires --forward-node --forward-subnet --from --group --health-addr --interval --key-file --lan-access --lines --link --listen-address --listen-port --log-level --max-connections --metrics-addr --mtu --name --names --netns --network --out --output --owner --peer --pin --policy-file --port --prefix --public-address --public-key --record-life --role --route --static-route --to --tun-addr --tun-name --tunnel --valid --watch -c -i -n -o -t
 
 complete -c quicether -e
 complete -c quicether -f
@@ -74,6 +74,7 @@ complete -c quicether -n '_shtab_quicether_using start' -l listen-address -x -d 
 complete -c quicether -n '_shtab_quicether_using start' -l public-address -x -d 'Address that others reach this node at, where it cannot see it itself (port forwarding).'
 complete -c quicether -n '_shtab_quicether_using start' -l route -x -d 'Which advertised prefixes become routes of this host: all, none, or those within a list. One that the policy lets nothing pass to or from becomes none. Default: auto.'
 complete -c quicether -n '_shtab_quicether_using start' -l accept-conflict -x -d 'Prefixes taken from others although they cover a network this host is connected to.'
+complete -c quicether -n '_shtab_quicether_using start' -l record-life -x -d 'Seconds, 60 to 3600, after which what this node advertised is gone when it dies without a word; it is said anew every half of them. Default: 3600.'
 complete -c quicether -n '_shtab_quicether_using start' -l advertise-subnet -x -d 'Prefixes behind this node that others may reach; its certificate has to cover them.'
 complete -c quicether -n '_shtab_quicether_using start' -l forward-subnet -x -d 'Prefixes that this gateway forwards to while their owner cannot be reached directly.'
 complete -c quicether -n '_shtab_quicether_using start' -l forward-node -x -d 'Nodes that this gateway forwards to while they cannot be reached directly, * for all.'

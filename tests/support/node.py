@@ -49,13 +49,9 @@ class OrderError(Exception):
 
 
 class Network:
-    """An authority, and the nodes that it certified.
+    """An authority, and the nodes that it certified. folder: for all their files."""
 
-    folder: for all their files. record_life: seconds that what they say in the DHT lives at most.
-    """
-
-    def __init__(self, folder: Path, name: str = TUNNEL, *, record_life: int | None = None) -> None:
-        self.record_life: Final = record_life
+    def __init__(self, folder: Path, name: str = TUNNEL) -> None:
         self.name: Final = name
         self.folder: Final = folder
         self.authority: Final = Authority.create(folder / "authority", name, datetime.now(UTC))
@@ -105,12 +101,7 @@ class Network:
             groups=list(groups),
             validity=validity,
         )
-        node = Node(
-            host,
-            store,
-            store.install(certificate, self.authority.certificate, now),
-            self.record_life,
-        )
+        node = Node(host, store, store.install(certificate, self.authority.certificate, now))
         self.nodes.append(node)
         return node
 
@@ -128,14 +119,7 @@ class Network:
 class Node:
     """One node: a process on its host. member: what its certificate says."""
 
-    def __init__(
-        self,
-        host: LightHost,
-        store: NetworkStore,
-        member: Member,
-        record_life: int | None = None,
-    ) -> None:
-        self._arguments: Final = [] if record_life is None else [str(record_life)]
+    def __init__(self, host: LightHost, store: NetworkStore, member: Member) -> None:
         self.host: Final = host
         self.store: Final = store
         self.member: Final = member
@@ -305,7 +289,7 @@ class Node:
     def _start(self) -> subprocess.Popen[str]:
         with self._log_path.open("a") as log:
             return self.host.popen(
-                [sys.executable, "-m", "support.node_process", *self._arguments],
+                [sys.executable, "-m", "support.node_process"],
                 env={
                     "PYTHONPATH": os.pathsep.join(sys.path),
                     "QUICETHER_ETC": str(self.store.etc),

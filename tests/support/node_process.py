@@ -1,8 +1,6 @@
 """The process of a `support.node.Node`: the daemon without its bus, driven by lines of JSON.
 
-    python -m support.node_process [SECONDS]
-
-SECONDS: for how long this node's records live at most, where that is not what a user gets.
+    python -m support.node_process
 
 A line on stdin is {"do": ORDER, …}, and each is answered by one line on stdout: {"ok": …} or
 {"error": SENTENCE}. The service's log goes to stderr. The process ends, and takes its tunnels
@@ -22,7 +20,6 @@ from typing import Any
 from quicether.bus.contract import LinkOwnerName
 from quicether.bus.controller import TunnelView, UpRequest
 from quicether.daemon.controller import Tunnels
-from quicether.dht.core import DhtConfig
 from quicether.errors import QuicEtherError
 
 EVERYTHING = 100_000
@@ -81,7 +78,7 @@ async def main() -> None:
         level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("quic").setLevel(logging.WARNING)
-    tunnels = Tunnels(dht=DhtConfig(longest_ttl=int(sys.argv[1])) if sys.argv[1:] else None)
+    tunnels = Tunnels()
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

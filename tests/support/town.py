@@ -1,4 +1,4 @@
-"""Sites that find each other: whole hosts with the service, and plain ones, a LAN each.
+"""Sites that find each other: five whole hosts with the service, and who joins them, a LAN each.
 
     internet (a switch)      hq        plant     shop      depot     farm      …
     203.0.113.0/24           .1        .2        .3        .4        .5
@@ -17,24 +17,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from support.cables import Cable, Port, Switch
 from support.hosts import Host, LightHost, Manager, Router, WholeHost, together
 from support.node import TUNNEL, Network, Node
 
-NETWORKMANAGER: Final[Manager] = "networkmanager"
-WHOLE = ("hq", "plant", "shop")
-PLAIN = ("depot", "farm")
+NAMES: Final = ("hq", "plant", "shop", "depot", "farm")
+MANAGERS: Final[tuple[Manager, ...]] = (*("networkmanager",) * 3, *("none",) * 2)
 SHARED = "10.77.0.0/24"
 """What depot and farm both lead to."""
 RECORD_LIFE = 60
-"""Seconds that records of plain nodes live: the least that there is."""
+"""Seconds that records of hosts without a network manager live: the least that there is."""
 
 
 @dataclass(slots=True)
 class Site:
-    """A node, its LAN, and a machine in it. node: on plain hosts only."""
+    """A node, its LAN, and a machine in it. node: on light hosts only."""
 
     number: int
     host: Host
@@ -58,38 +57,42 @@ class Site:
         return f"203.0.113.{self.number}"
 
     @property
-    def is_up(self) -> bool:
-        """Tell whether the tunnel's device is there."""
-        return self.host.run(["ip", "link", "show", "quicether0"], check=False).returncode == 0
-
-    @property
     def known(self) -> str:
         """The one address that the node is told."""
         return "203.0.113.5" if self.number == 1 else "203.0.113.1"
 
     @property
-    def link(self) -> str:
-        """Who owns the tunnel's link, as the node says."""
-        if self.node is not None:
-            return "netlink"
-        found = json.loads(self.host.run(["quicether", "status", "--json"]).stdout)
-        return str(found["tunnels"][0]["link"])
+    def manager(self) -> Manager:
+        """What manages the host's networks."""
+        return self.host.manager if isinstance(self.host, WholeHost) else "none"
 
-    def configure(self, *prefixes: str) -> None:
+    def status(self) -> dict[str, Any]:
+        """Return what a whole host shows of its tunnel."""
+        found = json.loads(self.host.run(["quicether", "status", "--json"]).stdout)
+        status: dict[str, Any] = found["tunnels"][0]
+        return status
+
+    def configure(self, *prefixes: str, accept_conflicts: Sequence[str] = ()) -> None:
         """Write what the node is told, in place of earlier: it advertises prefixes."""
         if self.node is not None:
             file = self.node.configuration
         else:
             assert isinstance(self.host, WholeHost)
             file = self.host.root / f"etc/quicether/{TUNNEL}.toml"
-        file.write_text(
-            f"[network]\nadvertise_subnets = {json.dumps(prefixes)}\n"
-            f"[discovery]\nbootstrap_nodes = {json.dumps([self.known])}\n"
-        )
+        lines = [
+            "[network]",
+            f"advertise_subnets = {json.dumps(prefixes)}",
+            "[discovery]",
+            f"bootstrap_nodes = {json.dumps([self.known])}",
+            f"accept_conflicts = {json.dumps(accept_conflicts)}",
+        ]
+        if self.manager == "none":
+            lines.append(f"record_life = {RECORD_LIFE}")
+        file.write_text("\n".join(lines) + "\n")
 
-    def advertise(self, *prefixes: str) -> None:
-        """Let a node that is up advertise prefixes from now on."""
-        self.configure(*prefixes)
+    def advertise(self, *prefixes: str, accept_conflicts: Sequence[str] = ()) -> None:
+        """Let a node that is up advertise prefixes from now on, and nothing else."""
+        self.configure(*prefixes, accept_conflicts=accept_conflicts)
         if self.node is not None:
             self.node.reload()
         else:
@@ -99,7 +102,7 @@ class Site:
         """Bring the tunnel up, as its host's user does."""
         if self.node is not None:
             self.node.up()
-        elif isinstance(self.host, WholeHost) and self.host.manager == "networkmanager":
+        elif self.manager == "networkmanager":
             self.host.run(["nmcli", "connection", "up", "quicether"])
         else:
             self.host.run(["systemctl", "start", f"quicether@{TUNNEL}.service"])
@@ -136,7 +139,7 @@ class Town:
     sites: dict[str, Site] = field(default_factory=dict)
 
     def join(self, name: str, *prefixes: str) -> Site:
-        """Build a site with a plain node, whose certificate also covers prefixes; it is down."""
+        """Build a site on a light host, whose certificate also covers prefixes; it is down."""
         router = self.stack.enter_context(Router(name))
         site = self._build(router)
         site.node = self.network.node(router, prefixes=[site.lan, *prefixes])
@@ -149,7 +152,7 @@ class Town:
         host.sysctl({"net.ipv4.ip_forward": "1"})
         self.network.certify(host, [site.lan, *prefixes])
         site.configure(site.lan)
-        if host.manager == "networkmanager":
+        if site.manager == "networkmanager":
             add = ["nmcli", "connection", "add", "type", "vpn", "con-name", "quicether"]
             host.run([*add, "vpn-type", "quicether", "vpn.data", f"network={TUNNEL}"])
         return site
@@ -177,28 +180,23 @@ def side_by_side(*work: Callable[[], object]) -> None:
 
 @contextlib.contextmanager
 def town(
-    layers: Sequence[Path], folder: Path, managers: Sequence[Manager] = (NETWORKMANAGER,) * 3
+    layers: Sequence[Path], folder: Path, managers: Sequence[Manager] = MANAGERS
 ) -> Iterator[Town]:
     """Boot five hosts that all know one address, and bring their tunnels up at once.
 
-    managers: of the whole hosts' networks, in their order; those behind them are plain.
+    managers: of the hosts' networks, in their order.
     """
     with ExitStack() as stack:
-        network = stack.enter_context(Network(folder, record_life=RECORD_LIFE))
+        network = stack.enter_context(Network(folder))
         internet = stack.enter_context(Switch("internet"))
         gateway = stack.enter_context(Router("gateway"))
         gateway.configure_link(internet.plug(gateway).ifname, ["203.0.113.254/24"])
-        names = (*WHOLE, *PLAIN)
-        hosts = zip(names, managers, strict=False)
+        hosts = zip(NAMES, managers, strict=True)
         booted = stack.enter_context(
             together(*(WholeHost(name, manager, layers) for name, manager in hosts))
         )
         built = Town(stack, internet, network)
-        whole = [built.adopt(host, SHARED) for host in booted]
-        side_by_side(*(site.up for site in whole))
-        plain = [built.join(name, SHARED) for name in names[len(managers) :]]
-        if plain:
-            side_by_side(*(site.up for site in plain))
+        side_by_side(*[built.adopt(host, SHARED).up for host in booted])
         yield built
 
 

@@ -195,6 +195,14 @@ _ALL: Final = (
         flag="--accept-conflict",
     ),
     _option(
+        "record-life",
+        "discovery",
+        Kind.NUMBER,
+        "3600",
+        "Seconds, 60 to 3600, after which what this node advertised is gone when it dies without "
+        "a word; it is said anew every half of them.",
+    ),
+    _option(
         "advertise-subnets",
         "network",
         Kind.PREFIXES,

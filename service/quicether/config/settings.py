@@ -133,7 +133,8 @@ class NetworkSettings(_Section):
 class DiscoverySettings(_Section):
     """[discovery]: how others are found, and which of their prefixes become routes.
 
-    routes: `auto`, `none`, or the prefixes within which routes are taken.
+    routes: `auto`, `none`, or the prefixes within which routes are taken. record_life: seconds
+    that a record in the DHT lives without being published again.
     """
 
     bootstrap_nodes: Annotated[tuple[HostPort, ...], _by(values.items(values.endpoint))] = ()
@@ -142,6 +143,7 @@ class DiscoverySettings(_Section):
     public_ip: OptionalAddress = None
     routes: Annotated[str | tuple[Prefix, ...], _by(values.routes)] = "auto"
     accept_conflicts: Prefixes = ()
+    record_life: Annotated[int, _by(values.number(60, 3600))] = 3600
 
 
 class SecuritySettings(_Section):

@@ -22,7 +22,6 @@ from quicether.daemon.joining import Joining
 from quicether.daemon.links import Links
 from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
-from quicether.dht.core import DhtConfig
 from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
 from quicether.identity.invite_code import InviteCode
 from quicether.identity.store import NetworkStore, NodeIdentity
@@ -37,12 +36,11 @@ MAX_FAILURES: Final = 64
 class Tunnels:
     """All tunnels of this machine.
 
-    links: who may own their links; netlink where it is None. dht: constants of the networks' DHT.
+    links: who may own their links; netlink where it is None.
     """
 
-    def __init__(self, links: Links | None = None, dht: DhtConfig | None = None) -> None:
+    def __init__(self, links: Links | None = None) -> None:
         self._links = links or Links()
-        self._dht = dht or DhtConfig()
         self._joining = Joining()
         self._tunnels: dict[str, Tunnel] = {}
         self._wanted: dict[str, tuple[Mapping[str, str], UpRequest]] = {}
@@ -151,9 +149,7 @@ class Tunnels:
             network_settings.netns,
         )
         self._check_room(settings)  # now, because others came up meanwhile
-        tunnel = Tunnel(
-            name, settings, identity, link, rules, lambda: self._changed(), self._lost, self._dht
-        )
+        tunnel = Tunnel(name, settings, identity, link, rules, lambda: self._changed(), self._lost)
         self._tunnels[name] = tunnel
         level = settings.monitoring.log_level
         LEVELS.set(name, None if level is None else level.number)

@@ -69,9 +69,8 @@ class Tunnel:
         rules: RuleSet,
         changed: Callable[[], None],
         lost: Callable[[Tunnel, Exception], None],
-        dht: DhtConfig,
     ) -> None:
-        """rules: the policy. dht: its constants. changed: called when what is published may differ.
+        """rules: the policy. changed: called when what is published may differ.
 
         lost: called when the tunnel cannot go on: its device was taken away, or there was a fault.
         Raises ConfigError: the settings ask for what the node's certificate does not allow.
@@ -130,7 +129,12 @@ class Tunnel:
             identity, self._mesh, self._endpoint, self.counters, settings.node
         )
         self._discovery = discovery(
-            identity, self._mesh, self.counters, self._guard.audit, lambda: self.endpoints, dht
+            identity,
+            self._mesh,
+            self.counters,
+            self._guard.audit,
+            lambda: self.endpoints,
+            DhtConfig(longest_ttl=settings.discovery.record_life),
         )
         self._watch = Watch(self, self._mesh, self._guard, self._membership)
         self._device: Device | None = None

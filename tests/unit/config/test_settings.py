@@ -224,6 +224,8 @@ def test_options_override_what_is_stored_and_leave_the_rest() -> None:
             "dns-domains: 'a..b' is not a domain (like home.example or ~home.example)",
         ),
         ({"max-connections": "0"}, "max-connections: 0 is not from 1 to 65535"),
+        ({"record-life": "59"}, "record-life: 59 is not from 60 to 3600"),
+        ({"record-life": "3601"}, "record-life: 3601 is not from 60 to 3600"),
         ({"routes": ""}, "routes: nothing is given; auto, none or a list of prefixes is needed"),
         (
             {"static-routes": "10.0.0.0/8"},

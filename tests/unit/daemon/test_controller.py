@@ -28,7 +28,7 @@ class Losable(FakeTunnel):
     def __init__(self, name: str, settings: Any, *others: Any) -> None:
         super().__init__(name)
         self.settings = settings
-        self.lost: Callable[[Any, HostError], None] = others[-2]
+        self.lost: Callable[[Any, HostError], None] = others[-1]
         self.stops = 0
         self.made.append(self)
 

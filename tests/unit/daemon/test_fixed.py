@@ -25,6 +25,7 @@ OTHER = f"{'22' * 20}=10.0.0.0/8"
         ({}, {"max-connections": "7"}),
         ({}, {"audit-log": "journal"}),
         ({}, {"listen-port": "9001"}),
+        ({}, {"record-life": "60"}),
     ],
 )
 def test_what_cannot_change_in_a_running_tunnel_is_refused(
