@@ -20,9 +20,10 @@ KEPT = (
     "/var/lib/quicether",
     "/var/log/quicether",
     "/etc/systemd/system/quicether*.service.d",
-    "/etc/NetworkManager/system-connections",
 )
 """Where uninstall leaves what people and the service made, as the README has it."""
+PROFILES = ("/etc/NetworkManager/system-connections", "/etc/netplan")
+"""Where Debian and where Ubuntu keep NetworkManager's profiles; uninstall leaves them too."""
 ACCOUNTS = ("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow")
 """Where the user quicether is; the tools that write them leave backups that end with a dash."""
 OF_THE_HOST = (
@@ -145,7 +146,8 @@ def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
         for path in KEPT:
             assert any(fnmatch(each, f"{path}*") for each in left), path
             assert f"`{path}`" in readme
-        assert "/etc/NetworkManager/system-connections/quicether.nmconnection" in said
+        assert all(f"`{path}`" in readme for path in PROFILES)
+        assert any(path in said.split() for path in left if path.startswith(PROFILES))
         assert "/var/log/quicether" in said
         host.run(["/tmp/bootstrap", "uninstall", "--purge"])
         host.run(["nmcli", "connection", "delete", cable.a.ifname])
@@ -154,7 +156,7 @@ def test_uninstall_leaves_what_the_readme_says_and_purge_leaves_nothing(
 
 
 def is_kept(path: str) -> bool:
-    return any(fnmatch(path, each) or fnmatch(path, f"{each}/*") for each in KEPT)
+    return any(fnmatch(path, each) or fnmatch(path, f"{each}/*") for each in (*KEPT, *PROFILES))
 
 
 def plugins(host: WholeHost) -> str:
