@@ -41,6 +41,7 @@ class Tun:
         self._receive: Callable[[list[bytes]], None] | None = None
         self._lost: Callable[[HostError], None] | None = None
         self._paused = False
+        self._sparse = False
 
     @classmethod
     def open(cls, name: str, *, outlive_us: bool = False) -> Self:
@@ -124,16 +125,26 @@ class Tun:
     def _read(self) -> None:
         descriptor = self._descriptor
         read = os.read
+        receive = self._receive
         batch: list[bytes] = []
+        count = 0
         try:
-            for _ in range(BATCH):
-                batch.append(read(descriptor, _MAX_READ)[_VNET:])  # noqa: PERF401 - keeps what came
+            while count < BATCH:
+                batch.append(read(descriptor, _MAX_READ)[_VNET:])
+                count += 1
+                if self._sparse and receive is not None:
+                    # One packet at a time came lately: it does not wait for a look for another.
+                    self._sparse = False
+                    receive(batch)
+                    batch = []
+                    if self._paused or self._descriptor < 0:
+                        return
         except BlockingIOError:
-            pass
+            self._sparse = count == 1
         except OSError as failure:
             self._give_up(failure)
-        if batch and self._receive is not None:
-            self._receive(batch)
+        if batch and receive is not None:
+            receive(batch)
 
     def _give_up(self, failure: OSError) -> None:
         """Stop reading a device that is gone: it would be readable for ever."""

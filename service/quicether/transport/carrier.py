@@ -145,7 +145,7 @@ class UdpCarrier:
         for arrival in arrivals:
             datagrams = arrival.datagrams
             first = _connection_id(datagrams[0])
-            if len({datagram[1:_SHORT_CID_END] for datagram in datagrams}) == 1:
+            if len(datagrams) == 1 or len({d[1:_SHORT_CID_END] for d in datagrams}) == 1:
                 self._dispatch(first, datagrams, arrival.remote, arrival.source, now)
                 continue
             for datagram in datagrams:

@@ -95,8 +95,11 @@ class UdpSocket:
         self._loop = asyncio.get_running_loop()
         self._backlog: deque[tuple[list[bytes], SocketAddress, Source | None]] = deque()
         self._backlog_datagrams = 0
-        self._buffer = bytearray(_MAX_READ)
+        self._buffer = memoryview(bytearray(_MAX_READ))
+        self._ancillary: list[tuple[int, int, bytes]] = []
+        self._ancillary_says: tuple[int | None, Source | None] = (None, None)
         self._segmentation = True
+        self._sparse = False
         self._socket = self._bind(bind)
         # Kept, because a tunnel is asked for its port while it goes down, too.
         self.local_address = UnderlayAddress.of_socket(self._socket.getsockname())
@@ -111,7 +114,9 @@ class UdpSocket:
         return bool(self._backlog)
 
     def close(self) -> None:
-        """Free the socket; a backlog is lost."""
+        """Free the socket; a backlog is lost. Idempotent."""
+        if self._socket.fileno() < 0:
+            return
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._backlog.clear()
@@ -236,34 +241,55 @@ class UdpSocket:
 
     def _readable(self) -> None:
         arrivals: list[Arrival] = []
-        for _ in range(READS_PER_WAKEUP):
+        for count in range(READS_PER_WAKEUP):
             try:
-                size, ancillary, flags, remote = self._socket.recvmsg_into(
-                    [self._buffer], _ANCILLARY_SPACE
-                )
+                arrival = self._read()
             except (BlockingIOError, InterruptedError):
+                self._sparse = count == 1
                 break
-            except OSError:
-                # A queued error of an earlier send (ICMP); the next call reads on.
-                self._counters.drop(DropReason.UNREACHABLE)
+            if arrival is None:
                 continue
-            if flags & socket.MSG_TRUNC:
-                self._counters.drop(DropReason.MALFORMED)
-                continue
-            segment, source = size, None
-            for level, kind, data in ancillary:
-                if level == _SOL_UDP and kind == _UDP_GRO:
-                    segment = _INT.unpack(data)[0]
-                else:
-                    source = _answer_source(level, kind, data)
-            if size == 0:
-                continue
-            # The last of the datagrams that the kernel joined may be shorter than the others.
-            with memoryview(self._buffer)[:size] as view:
-                datagrams = [bytes(view[at : at + segment]) for at in range(0, size, segment)]
-            arrivals.append(Arrival(remote, source, datagrams))
+            arrivals.append(arrival)
+            if self._sparse:
+                # One at a time came lately: it does not wait for a look for another.
+                self._sparse = False
+                self._on_arrivals(arrivals)
+                arrivals = []
+                if self._socket.fileno() < 0:
+                    return
         if arrivals:
             self._on_arrivals(arrivals)
+
+    def _read(self) -> Arrival | None:
+        """Return what one system call brings; None for what had to be dropped.
+
+        Raises BlockingIOError: nothing is there.
+        """
+        try:
+            size, ancillary, flags, remote = self._socket.recvmsg_into(
+                [self._buffer], _ANCILLARY_SPACE
+            )
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError:
+            # A queued error of an earlier send (ICMP); the next call reads on.
+            self._counters.drop(DropReason.UNREACHABLE)
+            return None
+        if flags & socket.MSG_TRUNC:
+            self._counters.drop(DropReason.MALFORMED)
+            return None
+        if size == 0:
+            return None
+        if ancillary != self._ancillary:
+            # Most that arrives says the same as what came before.
+            self._ancillary, self._ancillary_says = ancillary, _read_ancillary(ancillary)
+        segment, source = self._ancillary_says
+        if segment is None or segment >= size:
+            return Arrival(remote, source, [self._buffer[:size].tobytes()])
+        # The last of the datagrams that the kernel joined may be shorter than the others.
+        cuts = range(0, size, segment)
+        datagrams = [self._buffer[at : min(at + segment, size)].tobytes() for at in cuts]
+        return Arrival(remote, source, datagrams)
 
     def _bind(self, bind: UnderlayAddress) -> socket.socket:
         family = socket.AF_INET6 if self._dual else socket.AF_INET
@@ -299,6 +325,19 @@ def is_ipv4(address: SocketAddress) -> bool:
 def ip_headers(address: SocketAddress) -> int:
     """Return how many bytes the IP and UDP headers take towards address."""
     return _IPV4_HEADERS if is_ipv4(address) else _IPV6_HEADERS
+
+
+def _read_ancillary(
+    ancillary: Sequence[tuple[int, int, bytes]],
+) -> tuple[int | None, Source | None]:
+    """Return the size of the datagrams that the kernel joined, if any, and how to answer."""
+    segment, source = None, None
+    for level, kind, data in ancillary:
+        if level == _SOL_UDP and kind == _UDP_GRO:
+            segment = _INT.unpack(data)[0]
+        else:
+            source = _answer_source(level, kind, data)
+    return segment, source
 
 
 def _answer_source(level: int, kind: int, data: bytes) -> Source | None:
