@@ -50,8 +50,11 @@ DATAGRAM_OVERHEAD: Final = HEADER_BYTES + 1 + TAG_BYTES
 """Bytes of a UDP payload around one IP packet: header, frame type, AEAD tag."""
 PACKETS_PER_KEY: Final = 1 << 22
 """Packets after which the key is changed: half of what AES-GCM allows (RFC 9001 section 6.6)."""
-ACK_DELAY: Final = 0.020
-"""Seconds an acknowledgement may wait; 25 ms is what the peer is told (max_ack_delay)."""
+ACK_DELAY: Final = 0.023
+"""Seconds an acknowledgement may wait; 25 ms is what the peer is told (max_ack_delay).
+
+Not 20 ms, which is how often voice sends: each packet would come while the last is acknowledged.
+"""
 LONGEST_LINGER: Final = 3.0
 """Seconds that a closed connection is kept at most, to answer what still comes."""
 
@@ -116,6 +119,14 @@ class Engine(WindowedConnection):
     def probe_timeout(self) -> float:
         """Seconds after which an acknowledgement is overdue (RFC 9002 section 6.2.1)."""
         return self._loss.get_probe_timeout()
+
+    @property
+    def acknowledge_at(self) -> float | None:
+        """When what arrived has to be acknowledged at the latest; None: it has been.
+
+        The timer does it then. A packet that arrives just when it is due does not wait for it.
+        """
+        return self._spaces[Epoch.ONE_RTT].ack_at
 
     @property
     def awaits_answer(self) -> bool:
@@ -192,13 +203,6 @@ class Engine(WindowedConnection):
         """Return how many bytes of a stream are not acknowledged yet."""
         stream = self._streams.get(stream_id)
         return len(stream.sender._buffer) if stream is not None else 0
-
-    def control_due(self, now: float) -> bool:
-        """Tell whether `datagrams_to_send` should be called: something to say or acknowledge."""
-        if self.control_pending:
-            return True
-        ack_at = self._spaces[Epoch.ONE_RTT].ack_at
-        return ack_at is not None and ack_at <= now
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the UDP payloads of everything but IP packets; see the parent."""

@@ -107,10 +107,12 @@ class Path:
             self._report()
         return self._mtu.used(largest, now)
 
-    def probe(self, now: float) -> None:
-        """Send the probe that is due, if one is."""
-        if self._mtu is None or self._engine.sendable() is not None:
-            return
+    def probe(self, now: float) -> bool:
+        """Send the probe that is due, if one is; return whether that was so."""
+        if self._mtu is None or self._mtu.deadline is None or now < self._mtu.deadline:
+            return False
+        if self._engine.sendable() is not None:
+            return False
         wait = max(_SHORTEST_WAIT, 2 * self._engine.probe_timeout)
         size = self._mtu.probe(now, wait, alive=self._heard_since_probe)
         while size is not None:
@@ -121,6 +123,7 @@ class Path:
             self._mtu.refused(size, now)
             size = self._mtu.probe(now, wait, alive=True)
         self._report()
+        return True
 
     @property
     def _base(self) -> int:

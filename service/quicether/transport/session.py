@@ -9,10 +9,9 @@ hands over packets, has others to serve.
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Concatenate, Final, ParamSpec
+from collections.abc import Sequence
+from typing import Final
 
 from aioquic.quic.events import (
     ConnectionIdIssued,
@@ -25,8 +24,10 @@ from aioquic.quic.events import (
 )
 
 from quicether.model import DropReason, UnderlayAddress
+from quicether.transport.containment import contained
 from quicether.transport.endpoint import CloseCode
-from quicether.transport.engine import Engine
+from quicether.transport.engine import DATAGRAM_OVERHEAD, Engine
+from quicether.transport.farewell import Farewell
 from quicether.transport.liveness import Liveness, PeerWatch
 from quicether.transport.packet_queue import PacketQueue
 from quicether.transport.path import Path
@@ -42,24 +43,6 @@ SAMPLE_EVERY: Final = 1.0
 
 _PACKETS_AT_ONCE: Final = 128
 _PING: Final = 0
-
-_P = ParamSpec("_P")
-
-
-def _contained(
-    method: Callable[Concatenate[Session, _P], None],
-) -> Callable[Concatenate[Session, _P], None]:
-    """Let a fault in a method end its session, and reach nobody who called it."""
-
-    @functools.wraps(method)
-    def run(session: Session, /, *args: _P.args, **named: _P.kwargs) -> None:
-        try:
-            method(session, *args, **named)
-        except Exception:
-            log.exception("a fault of our own ends the connection to %s", session.remote)
-            session.fail()
-
-    return run
 
 
 class Session:
@@ -97,9 +80,7 @@ class Session:
         self._untaken = PacketQueue()
         self._watch = PeerWatch(initiated=initiated, now=now)
         self._sampled_at = now
-        self._farewell: list[bytes] = []
-        self._farewell_due = 1
-        self._late_packets = 0
+        self._farewell = Farewell()
         self._ended = False
         self._gone = False
 
@@ -149,33 +130,36 @@ class Session:
         self.engine.control_pending = True
         self._carrier.flush_soon(self)
 
-    @_contained
+    @contained
     def send_packets(self, packets: Sequence[bytes], now: float) -> None:
         """Queue IP packets and send what the socket takes at once."""
         if self._ended:
             self._carrier.counters.drop(DropReason.UNREACHABLE, len(packets))
             return
-        dropped = self._queue.extend(packets)
-        if dropped:
-            self._carrier.counters.drop(DropReason.QUEUE_FULL, dropped)
         if now - self._sampled_at >= SAMPLE_EVERY:
             self._sampled_at = now
             self.engine.send_ping(_PING)
             self._carrier.flush_soon(self)
         was_waiting, first = self.engine.awaits_answer, self.engine.next_number
-        self._flush_packets(now)
+        if self._queue or len(packets) > _PACKETS_AT_ONCE or not self._is_open:
+            dropped = self._queue.extend(packets)
+            if dropped:
+                self._carrier.counters.drop(DropReason.QUEUE_FULL, dropped)
+            self._flush_packets(now)
+        else:
+            self._seal_and_send(packets, now)
         if not was_waiting and self.engine.awaits_answer:
             self._watch.awaits(first, now)
-            self._arm(now)
+            self._arm_sooner()
 
-    @_contained
+    @contained
     def rest(self, now: float, *, resting: bool) -> None:
         """Keep the connection alive no more while nobody uses it, or keep it alive again."""
         if not self._ended and self.accepted:
             self._watch.rest(now, resting=resting)
-            self._arm(now)
+            self._arm()
 
-    @_contained
+    @contained
     def probe(self, now: float) -> None:
         """Check the path at once: the host's own network changed."""
         if self._ended or not self.accepted:
@@ -184,7 +168,7 @@ class Session:
         self._path.recheck(now)
         self._carrier.flush_soon(self)
 
-    @_contained
+    @contained
     def close(self, code: int, reason: str, now: float) -> None:
         """Close at once and tell the peer. Idempotent."""
         if self._ended:
@@ -206,13 +190,15 @@ class Session:
 
     # -- what the carrier drives -------------------------------------------------------------
 
-    @_contained
+    @contained
     def feed(
         self, datagrams: list[bytes], remote: SocketAddress, source: Source | None, now: float
     ) -> None:
         """Take UDP payloads that arrived together; the carrier flushes afterwards."""
         if self._ended:
-            self._repeat_farewell(len(datagrams))
+            late = self._farewell.repeat(len(datagrams))
+            if late:
+                self._path.send(late)
             return
         if not self.accepted:
             self._early_bytes += sum(map(len, datagrams))
@@ -227,22 +213,15 @@ class Session:
                 self._path.source = source
         self._process(now)
 
-    @_contained
+    @contained
     def flush(self, now: float) -> None:
         """Send everything that is due, and arm the next deadline."""
-        if self._gone or not self.engine.begun:
-            return
-        first = self.engine.next_number
-        if self.engine.control_due(now):
-            self._flush_control(now)
-        if not self._ended:
-            self._flush_packets(now)
-            self._path.probe(now)
-            if self.engine.awaits_answer:
-                self._watch.awaits(first, now)
-        self._arm(now)
+        if self._send(now):
+            self._arm()
+        else:
+            self._arm_sooner()
 
-    @_contained
+    @contained
     def on_deadline(self, now: float) -> None:
         """Do what is due: the engine's timers, the watch on the peer, the role's deadline."""
         timer = self.engine.get_timer()
@@ -260,7 +239,8 @@ class Session:
         if role is not None and due is not None and due <= now:
             role.deadline = None
             role.on_deadline(now)
-        self.flush(now)
+        self._send(now)
+        self._arm()
 
     # -- events of the engine ----------------------------------------------------------------
 
@@ -336,8 +316,13 @@ class Session:
             self._carrier.arm(self, None)
             self._carrier.gone(self)
 
-    def _arm(self, now: float) -> None:
-        if self._gone:
+    @property
+    def _is_open(self) -> bool:
+        """Whether nothing holds packets back: neither the socket nor an unproven address."""
+        return not self._carrier.socket.full and self.engine.sendable() is None
+
+    def _arm(self) -> None:
+        if self._gone or not self.engine.begun:
             return
         deadlines = [self.engine.get_timer()]
         if not self._ended:
@@ -348,7 +333,31 @@ class Session:
             ]
         self._carrier.arm(self, min((at for at in deadlines if at is not None), default=None))
 
+    def _arm_sooner(self) -> None:
+        """Arm what IP packets alone can bring nearer. What they put off is seen when it is due."""
+        armed = sooner = self.deadline
+        for at in (self.engine.acknowledge_at, self._watch.deadline, self._path.deadline):
+            if at is not None and (sooner is None or at < sooner):
+                sooner = at
+        if sooner != armed and not self._ended:
+            self._carrier.arm(self, sooner)
+
     # -- sending -----------------------------------------------------------------------------
+
+    def _send(self, now: float) -> bool:
+        """Send everything that is due; return whether it was more than IP packets."""
+        if self._gone or not self.engine.begun:
+            return False
+        first = self.engine.next_number
+        more = self.engine.control_pending
+        if more:
+            self._flush_control(now)
+        if not self._ended:
+            self._flush_packets(now)
+            more = self._path.probe(now) or more
+            if self.engine.awaits_answer:
+                self._watch.awaits(first, now)
+        return more
 
     def _flush_control(self, now: float) -> None:
         batch: list[bytes] = []
@@ -359,34 +368,30 @@ class Session:
                 self._carrier.socket.send([data], addr, self._path.source)
         if batch:
             self._path.send(batch)
-        if self._ended and not self._farewell:
-            self._farewell = batch
+        if self._ended:
+            self._farewell.said(batch)
         if not self._ended and self.engine.ending is not None:
             self._process(now)
 
     def _flush_packets(self, now: float) -> None:
-        queue, path = self._queue, self._path
+        queue = self._queue
         while queue and not self._carrier.socket.full:
             room = self.engine.sendable()
-            if room is not None and room < path.size:
+            if room is not None and room < self._path.size:
                 return  # an address that is not validated yet; what waits goes on when it is
-            packets = queue.take(_PACKETS_AT_ONCE if room is None else 1)
-            largest = path.max_packet
-            if max(map(len, packets)) > largest:
-                fitting = [packet for packet in packets if len(packet) <= largest]
-                self._carrier.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
-                if not fitting:
-                    continue
-                packets = fitting
-            if path.send_sealed(self.engine.seal(packets, path.size, now), now):
-                self._carrier.flush_soon(self)
+            self._seal_and_send(queue.take(_PACKETS_AT_ONCE if room is None else 1), now)
 
-    def _repeat_farewell(self, count: int) -> None:
-        """Answer packets that come after the end with the end, ever more rarely (RFC 9000 10.2)."""
-        self._late_packets += count
-        if self._farewell and self._late_packets >= self._farewell_due:
-            self._farewell_due *= 2
-            self._path.send(self._farewell)
+    def _seal_and_send(self, packets: Sequence[bytes], now: float) -> None:
+        size = self._path.size
+        largest = size - DATAGRAM_OVERHEAD
+        if max(map(len, packets)) > largest:
+            fitting = [packet for packet in packets if len(packet) <= largest]
+            self._carrier.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
+            if not fitting:
+                return
+            packets = fitting
+        if self._path.send_sealed(self.engine.seal(packets, size, now), now):
+            self._carrier.flush_soon(self)
 
     def _path_changed(self) -> None:
         if self.role is not None and not self._ended:

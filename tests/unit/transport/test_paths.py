@@ -178,6 +178,23 @@ def test_silence_under_traffic_is_noticed_within_seconds() -> None:
     run_with_relay(test)
 
 
+def test_a_lone_packet_is_acknowledged_in_time() -> None:
+    """IP packets arm less than all else does, and this they have to."""
+
+    async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
+        ours, theirs = await join_through(client, server, relay)
+        for number, (near, there) in enumerate(((ours, server), (theirs, client)) * 2):
+            near.send_packets([bytes((number,))])
+            await there.events.until(lambda: there.events.received[-1:] == [bytes((number,))])  # noqa: B023
+            assert near.unanswered < 0.5
+            began = asyncio.get_running_loop().time()
+            while near.unanswered:
+                await asyncio.sleep(0.005)
+                assert asyncio.get_running_loop().time() - began < 0.5
+
+    run_with_relay(test)
+
+
 def test_a_path_that_is_dead_in_one_direction_leaves_answers_due_though_packets_come() -> None:
     async def test(client: RecordedEndpoint, server: RecordedEndpoint, relay: UdpRelay) -> None:
         ours, theirs = await join_through(client, server, relay)
