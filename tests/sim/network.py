@@ -19,7 +19,7 @@ from quicether.dht.node import DhtNode
 from quicether.errors import ProtocolError
 from quicether.model import Member, NodeId, Prefix, UnderlayAddress
 from quicether.overlay.pool import IDLE, KEPT, MAX_POOLED
-from quicether.transport.liveness import KEEPALIVE
+from quicether.transport.liveness import KEEPALIVE_MAPPED
 from support.fake_records import FakeSeals, FakeSigner
 
 WALL_OFFSET = 1_700_000_000.0
@@ -33,8 +33,8 @@ HANDSHAKE_BYTES = 5200
 """A QUIC handshake with certificates on both sides, both directions, headers included."""
 KEEPALIVE_BYTES = 120
 """A PING and its acknowledgement, headers included."""
-AWAKE_BITS = 2 * KEPT * KEEPALIVE_BYTES * 8 / KEEPALIVE
-"""Bits a second of the connections that a node keeps awake, and that others keep to it."""
+KEPT_BITS = 2 * KEPT * KEEPALIVE_BYTES * 8 / KEEPALIVE_MAPPED
+"""Bits a second of the connections that a node keeps alive, and that others keep to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Conditions:
     latency: least and greatest one-way delay in seconds. loss: share of messages that are lost
     once and sent again by QUIC, which delays them. pool: connections that a node keeps open of
     those that it opened itself; the others are not its to close. idle: seconds without a question
-    either way after which one is closed. Until then it rests; `KEPT` on each side stay awake.
+    either way after which one is closed. Until then it rests; `KEPT` on each side are kept alive.
     """
 
     latency: tuple[float, float] = (0.005, 0.120)

@@ -13,7 +13,7 @@ from quicether.dht.contents import Content, NodeContent, SubnetContent, slot_of
 from quicether.dht.events import Event, LookupDone, Published, RecordFound, RecordGone
 from quicether.model import Prefix, host_prefix
 from sim.liars import LiarNode
-from sim.network import AWAKE_BITS, NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
+from sim.network import KEPT_BITS, NETWORK_ID, WALL_OFFSET, Conditions, Network, SimNode
 from sim.report import Report, percentile
 from sim.settled import contacts_of
 
@@ -144,7 +144,7 @@ class Simulation:
         report.idle_bits_p99 = percentile(rates, 99)
         report.idle_bits_plain = sum(plain) / len(plain) if plain else report.idle_bits
         handshakes = sum(node.upkeep for node in idle) * 8 / elapsed / len(idle)
-        report.upkeep_bits = handshakes + AWAKE_BITS
+        report.upkeep_bits = handshakes + KEPT_BITS
         connections = network.connections()
         counts = sorted(connections[node.contact.key] for node in idle)
         report.connections = sum(counts) / len(counts)

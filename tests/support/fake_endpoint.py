@@ -21,6 +21,7 @@ from quicether.transport.endpoint import (
     ConnectFailed,
     EndpointEvents,
     EnrolHandler,
+    KeepAlive,
 )
 from quicether.transport.messages import Hello, Message
 
@@ -71,11 +72,11 @@ class FakeConnection:
         self.hello: Hello = Hello(node_id=peer.node_id, name=peer.name)
         self.other: FakeConnection
         self.closed = False
-        self.resting = False
+        self.kept_alive = KeepAlive.AWAKE
         self.sent: list[bytes] = []
 
-    def rest(self, *, resting: bool) -> None:
-        self.resting = resting
+    def keep_alive(self, how: KeepAlive) -> None:
+        self.kept_alive = how
 
     def send_packets(self, packets: Sequence[bytes]) -> None:
         if self.closed:

@@ -1,10 +1,10 @@
 """Connections for questions of the DHT: opened on demand, at rest while nobody uses them.
 
-A new connection costs about six kilobytes, and one that is kept alive 0.1 kbit/s: more than what
+A new connection costs about five kilobytes, and one that is kept awake 0.1 kbit/s: more than what
 is asked over it. So what is idle rests: nothing goes over it until somebody has a question again,
-which is half an hour later or two. The few that were used last stay awake, which also lets those
-behind a NAT be asked. A node closes only what it opened itself: the other side cannot know what a
-user configured here. What carries packets is not idle.
+which is half an hour later or two. The few that were used last keep a NAT's mapping, which lets
+those behind one be asked. A node closes only what it opened itself: the other side cannot know
+what a user configured here. What carries packets is not idle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quicether.errors import UnreachableError
 from quicether.model import NodeId, UnderlayAddress
 from quicether.overlay.outside import locations_of
 from quicether.overlay.peers import PeerTable, TargetKind
-from quicether.transport.endpoint import CloseCode, Connection
+from quicether.transport.endpoint import CloseCode, Connection, KeepAlive
 
 IDLE: Final = 10_800.0
 """Seconds without packets and questions after which a connection is closed.
@@ -29,7 +29,7 @@ contact again, else each time would cost a new connection; shorter than `tls.IDL
 QUIET: Final = 120.0
 """Seconds without packets after which a connection may rest."""
 KEPT: Final = 1
-"""So many idle connections stay awake, the most recently used."""
+"""So many idle connections keep their mappings in NATs, the most recently used."""
 MAX_POOLED: Final = 384
 """Connections of our own above which the least recently used goes at once."""
 IN_USE: Final = 5.0
@@ -105,9 +105,12 @@ class Pool:
             for node in sorted(idle, key=lambda node: idle[node])
             if connections[node].initiated
         ]
-        awake = configured | set(mine[:KEPT])
+        kept = mine[:KEPT]
         for node, connection in connections.items():
-            connection.rest(resting=node not in awake and self._is_quiet(connection, now))
+            if node in configured or not self._is_quiet(connection, now):
+                connection.keep_alive(KeepAlive.AWAKE)
+            else:
+                connection.keep_alive(KeepAlive.MAPPED if node in kept else KeepAlive.RESTING)
         for rank, node in enumerate(mine):
             past = idle[node] >= IDLE and rank >= KEPT
             if past or (rank >= MAX_POOLED and idle[node] >= IN_USE):

@@ -26,7 +26,7 @@ from quicether.errors import ProtocolError, QuicEtherError, TrustError, Unreacha
 from quicether.identity.trust import Trust
 from quicether.model import DropReason, Member, NodeId, UnderlayAddress
 from quicether.transport import messages
-from quicether.transport.endpoint import ALPN, CloseCode, ConnectFailed, EndpointEvents
+from quicether.transport.endpoint import ALPN, CloseCode, ConnectFailed, EndpointEvents, KeepAlive
 from quicether.transport.messages import Hello, Message, MessageReader
 from quicether.transport.requests import Requests
 from quicether.transport.roles import Ending
@@ -175,9 +175,9 @@ class AioquicConnection:
             raise UnreachableError("the connection is closed")
         return await self._requests.ask(body, timeout)
 
-    def rest(self, *, resting: bool) -> None:
-        """Keep it alive no more while nobody uses it, or again; see `endpoint.Connection`."""
-        self._session.rest(self._node.clock(), resting=resting)
+    def keep_alive(self, how: KeepAlive) -> None:
+        """Say what is done while nobody uses it; see `endpoint.Connection`."""
+        self._session.keep_alive(how, self._node.clock())
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Close at once. Idempotent."""

@@ -39,6 +39,17 @@ class CloseCode(enum.IntEnum):
     """Not now: asking again later helps."""
 
 
+class KeepAlive(enum.Enum):
+    """What is done for a connection while nobody uses it."""
+
+    AWAKE = enum.auto()
+    """The peer is asked so often that its end is noticed within seconds."""
+    MAPPED = enum.auto()
+    """Only so often that a NAT on the way keeps its mapping, and the peer can ask."""
+    RESTING = enum.auto()
+    """Nothing, and it costs nothing. The peer's end is noticed once something is sent."""
+
+
 class Connection(Protocol):
     """An authenticated connection to one peer."""
 
@@ -103,11 +114,10 @@ class Connection(Protocol):
         ProtocolError: the answer is larger than `messages.MAX_RPC` bytes.
         """
 
-    def rest(self, *, resting: bool) -> None:
-        """Keep the connection alive no more while nobody uses it, or keep it alive again.
+    def keep_alive(self, how: KeepAlive) -> None:
+        """Say what is done for the connection while nobody uses it, `KeepAlive.AWAKE` at first.
 
-        One that rests costs nothing, and its peer's silence is noticed only once something is
-        sent. What is sent goes as ever. Idempotent; for this side alone.
+        What is sent goes as ever. Idempotent; for this side alone.
         """
 
     def close(self, code: CloseCode, reason: str) -> None:

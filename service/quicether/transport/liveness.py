@@ -1,10 +1,10 @@
 """Whether a peer is still there. Pure.
 
 An idle connection costs one PING and its acknowledgement, about 120 bytes on the wire, every
-`KEEPALIVE` seconds: less than 0.1 kbit/s, often enough for the UDP mappings of home routers
-(RFC 4787 asks for two minutes, many keep 30 seconds). A peer that does not answer what has to be
-acknowledged is asked every second and given up after `PATIENCE`. A connection that rests costs
-nothing; whether its peer is still there is found out when it is used again.
+`KEEPALIVE` seconds: 0.1 kbit/s. Where only the UDP mappings of home routers need it (RFC 4787 asks
+for two minutes, many keep 30 seconds) it is every `KEEPALIVE_MAPPED` seconds. A peer that does not
+answer what has to be acknowledged is asked every second and given up after `PATIENCE`. A connection
+that rests costs nothing; whether its peer is still there is found out when it is used again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import enum
 import math
 from typing import Final
 
+from quicether.transport.endpoint import KeepAlive
+
 KEEPALIVE: Final = 10.0
 """Seconds of silence after which the side that opened the connection asks."""
 KEEPALIVE_ACCEPTED: Final = 14.0
 """The same for the other side: later, so that one question serves both."""
+KEEPALIVE_MAPPED: Final = 25.0
+"""The same where it is for a NAT's mapping alone."""
 PATIENCE: Final = 4.0
 """Seconds without any answer after which a peer is gone."""
 PATIENCE_AFTER_CHANGE: Final = 1.5
@@ -43,8 +47,12 @@ class PeerWatch:
     """
 
     def __init__(self, *, initiated: bool, now: float) -> None:
-        self._awake = KEEPALIVE if initiated else KEEPALIVE_ACCEPTED
-        self._keepalive = self._awake
+        self._silences = {
+            KeepAlive.AWAKE: KEEPALIVE if initiated else KEEPALIVE_ACCEPTED,
+            KeepAlive.MAPPED: KEEPALIVE_MAPPED,
+            KeepAlive.RESTING: math.inf,
+        }
+        self._keepalive = self._silences[KeepAlive.AWAKE]
         self._patience = PATIENCE
         self._waiting_since: float | None = None
         self._waiting_for: int | None = None
@@ -74,9 +82,9 @@ class PeerWatch:
         if self._waiting_for is None:
             self._waiting_for = number
 
-    def rest(self, now: float, *, resting: bool) -> None:
-        """Ask after silence no more, or ask again; an answer that is due stays due."""
-        keepalive = math.inf if resting else self._awake
+    def keep_alive(self, how: KeepAlive, now: float) -> None:
+        """Ask after shorter or longer silence, or after none; an answer that is due stays due."""
+        keepalive = self._silences[how]
         if keepalive == self._keepalive:
             return
         self._keepalive = keepalive

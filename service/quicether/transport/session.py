@@ -25,7 +25,7 @@ from aioquic.quic.events import (
 
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.containment import contained
-from quicether.transport.endpoint import CloseCode
+from quicether.transport.endpoint import CloseCode, KeepAlive
 from quicether.transport.engine import DATAGRAM_OVERHEAD, Engine
 from quicether.transport.farewell import Farewell
 from quicether.transport.liveness import Liveness, PeerWatch
@@ -153,10 +153,10 @@ class Session:
             self._arm_sooner()
 
     @contained
-    def rest(self, now: float, *, resting: bool) -> None:
-        """Keep the connection alive no more while nobody uses it, or keep it alive again."""
+    def keep_alive(self, how: KeepAlive, now: float) -> None:
+        """Say what is done for the connection while nobody uses it."""
         if not self._ended and self.accepted:
-            self._watch.rest(now, resting=resting)
+            self._watch.keep_alive(how, now)
             self._arm()
 
     @contained

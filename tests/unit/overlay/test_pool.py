@@ -15,9 +15,11 @@ from quicether.model import Member, NodeId, UnderlayAddress
 from quicether.overlay import pool
 from quicether.overlay.peers import PeerTable, TargetKind
 from quicether.overlay.pool import IDLE, IN_USE, KEPT, QUIET, Pool
+from quicether.transport.endpoint import KeepAlive
 from support.virtual_time import play
 
 ME = NodeId(bytes(20))
+AWAKE, MAPPED, RESTING = KeepAlive
 
 
 class Link:
@@ -28,11 +30,11 @@ class Link:
         self.remote = where(number)
         self.initiated = initiated
         self.carried_at: float | None = None
-        self.resting = False
+        self.kept_alive = KeepAlive.AWAKE
         self._pooled = pooled
 
-    def rest(self, *, resting: bool) -> None:
-        self.resting = resting
+    def keep_alive(self, how: KeepAlive) -> None:
+        self.kept_alive = how
 
     def close(self, _code: Any, reason: str) -> None:
         self._pooled.closed.append(self.member.name)
@@ -160,7 +162,7 @@ def test_a_question_either_way_and_a_packet_are_use() -> None:
     play(told)
 
 
-def test_what_is_idle_rests_and_what_is_used_or_wanted_stays_awake() -> None:
+def test_what_is_idle_rests_but_for_the_last_and_what_is_used_or_wanted_stays_awake() -> None:
     pooled = Pooled()
     wants(pooled, 1)
     links = [pooled.connect(number, initiated=number != 5) for number in range(1, 6)]
@@ -168,12 +170,12 @@ def test_what_is_idle_rests_and_what_is_used_or_wanted_stays_awake() -> None:
     pooled.pool.used(node(4))
     links[2].carried_at = 9.0
     assert pooled.sweep(10.0 + IN_USE) == []
-    assert [link.resting for link in links] == [False, True, False, False, True]
+    assert [link.kept_alive for link in links] == [AWAKE, RESTING, AWAKE, MAPPED, RESTING]
     pooled.sweep(10.0 + QUIET)
-    assert [link.resting for link in links] == [False, True, True, False, True]
+    assert [link.kept_alive for link in links] == [AWAKE, RESTING, RESTING, MAPPED, RESTING]
     pooled.pool.used(node(5))
     pooled.sweep(10.0 + QUIET)
-    assert not links[4].resting
+    assert links[4].kept_alive is AWAKE
 
 
 def test_what_others_opened_and_what_is_configured_is_left_alone() -> None:

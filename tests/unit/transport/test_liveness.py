@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from quicether.transport.endpoint import KeepAlive
 from quicether.transport.liveness import (
     ASK_EVERY,
     KEEPALIVE,
     KEEPALIVE_ACCEPTED,
+    KEEPALIVE_MAPPED,
     PATIENCE,
     PATIENCE_AFTER_CHANGE,
     Liveness,
@@ -68,6 +70,15 @@ def test_an_idle_peer_that_is_dead_is_gone_after_keepalive_and_patience() -> Non
     assert gone == pytest.approx(KEEPALIVE + PATIENCE)
 
 
+def test_for_the_mapping_of_a_nat_a_peer_is_asked_less_often_and_given_up_as_fast() -> None:
+    watch = PeerWatch(initiated=True, now=0.0)
+    watch.keep_alive(KeepAlive.MAPPED, 1.0)
+    assert watch.deadline == 1.0 + KEEPALIVE_MAPPED
+    watch.heard(ALL, 2.0)
+    _, gone = silent_until_gone(watch)
+    assert gone == pytest.approx(2.0 + KEEPALIVE_MAPPED + PATIENCE)
+
+
 def test_a_changed_network_is_checked_at_once_and_with_less_patience() -> None:
     watch = PeerWatch(initiated=True, now=0.0)
     watch.network_changed(5.0)
@@ -97,7 +108,7 @@ def test_an_answer_in_time_is_enough() -> None:
 
 def test_who_rests_asks_nobody_but_notices_when_an_answer_stays_out() -> None:
     watch = PeerWatch(initiated=True, now=0.0)
-    watch.rest(1.0, resting=True)
+    watch.keep_alive(KeepAlive.RESTING, 1.0)
     assert watch.due(100_000.0, PTO) is Liveness.FINE
     watch.awaits(7, 100_000.0)
     _, gone = silent_until_gone(watch)
@@ -106,10 +117,10 @@ def test_who_rests_asks_nobody_but_notices_when_an_answer_stays_out() -> None:
 
 def test_who_rests_stays_at_rest_when_something_is_heard_until_it_is_woken() -> None:
     watch = PeerWatch(initiated=True, now=0.0)
-    watch.rest(1.0, resting=True)
+    watch.keep_alive(KeepAlive.RESTING, 1.0)
     watch.heard(ALL, 50.0)
     assert watch.due(100_000.0, PTO) is Liveness.FINE
-    watch.rest(100_000.0, resting=False)
+    watch.keep_alive(KeepAlive.AWAKE, 100_000.0)
     assert watch.deadline == 100_000.0 + KEEPALIVE
 
 
