@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from random import SystemRandom
 
+from quicether.config.settings import DiscoverySettings
 from quicether.counters import Counters
 from quicether.dht.contact import Contact
 from quicether.dht.core import DhtConfig
@@ -29,7 +30,7 @@ def discovery(
     counters: Counters,
     audit: AuditEvents,
     endpoints: Callable[[], Iterable[UnderlayAddress]],
-    config: DhtConfig,
+    settings: DiscoverySettings,
 ) -> Discovery:
     """Return what finds others for a tunnel, and lets them find it; it does nothing yet.
 
@@ -48,7 +49,7 @@ def discovery(
         counters,
         SystemRandom(),
         time.time() - clock(),
-        config,
+        DhtConfig(longest_ttl=settings.record_life),
     )
     pool = Pool(mesh.peers, mesh.wake, clock)
     cache = PeerCache(NetworkStore.of_system(trust.network).peers_path)

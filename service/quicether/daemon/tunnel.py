@@ -31,7 +31,6 @@ from quicether.daemon.upkeep import Upkeep
 from quicether.daemon.watch import Watch
 from quicether.dataplane.device import Device
 from quicether.dataplane.forwarder import Forwarder
-from quicether.dht.core import DhtConfig
 from quicether.errors import ConfigError
 from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
@@ -96,6 +95,7 @@ class Tunnel:
         self._dirty = asyncio.Event()
         self._lost = lost
         self._guard = Guard(settings, rules)
+        audit = self._guard.audit
         self._routes = OverlayRoutes(
             identity.member,
             static=[(route.prefix, route.node) for route in settings.overlay.static_routes],
@@ -119,7 +119,7 @@ class Tunnel:
             entropy=SystemRandom(),
             clock=time.monotonic,
             changed=self._dirty.set,
-            audit=self._guard.audit,
+            audit=audit,
         )
         self._naming = Naming.of(settings, identity, self._routes, link.resolver)
         self._routes.services = self._naming.services
@@ -129,12 +129,7 @@ class Tunnel:
             identity, self._mesh, self._endpoint, self.counters, settings.node
         )
         self._discovery = discovery(
-            identity,
-            self._mesh,
-            self.counters,
-            self._guard.audit,
-            lambda: self.endpoints,
-            DhtConfig(longest_ttl=settings.discovery.record_life),
+            identity, self._mesh, self.counters, audit, lambda: self.endpoints, settings.discovery
         )
         self._watch = Watch(self, self._mesh, self._guard, self._membership)
         self._device: Device | None = None

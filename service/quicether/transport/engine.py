@@ -100,9 +100,8 @@ class Engine(WindowedConnection):
     def _discard_epoch(self, epoch: Epoch) -> None:
         """Forget the keys of an epoch; see the parent.
 
-        With those of the handshake go the buffers for what TLS has to say: 16 KiB for each epoch,
-        a third of an idle connection. Nothing follows: we send no tickets, and QUIC knows no
-        renegotiation (RFC 9001 sections 4.4 and 6).
+        With those of the handshake go the buffers for what TLS has to say, 16 KiB for each epoch.
+        Nothing follows: we send no tickets, and QUIC has no renegotiation (RFC 9001 section 4.4).
         """
         super()._discard_epoch(epoch)
         if epoch is Epoch.HANDSHAKE:
@@ -122,10 +121,7 @@ class Engine(WindowedConnection):
 
     @property
     def acknowledge_at(self) -> float | None:
-        """When what arrived has to be acknowledged at the latest; None: it has been.
-
-        The timer does it then. A packet that arrives just when it is due does not wait for it.
-        """
+        """When the timer is to acknowledge what arrived; None when it has been acknowledged."""
         return self._spaces[Epoch.ONE_RTT].ack_at
 
     @property
@@ -198,11 +194,6 @@ class Engine(WindowedConnection):
             stream.sender.reset(code)
         if not stream.receiver.is_finished:
             stream.receiver.stop(code)
-
-    def backlog(self, stream_id: int) -> int:
-        """Return how many bytes of a stream are not acknowledged yet."""
-        stream = self._streams.get(stream_id)
-        return len(stream.sender._buffer) if stream is not None else 0
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         """Return the UDP payloads of everything but IP packets; see the parent."""

@@ -31,6 +31,11 @@ _CONNECTION_WINDOW: Final = 16 * MAX_RPC
 class WindowedConnection(QuicConnection):
     """A QUIC connection whose peer can make it keep no more than its windows."""
 
+    def backlog(self, stream_id: int) -> int:
+        """Return how many bytes of a stream the peer has not acknowledged yet."""
+        stream = self._streams.get(stream_id)
+        return len(stream.sender._buffer) if stream is not None else 0
+
     def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
         data, streams = self._local_max_data, self._local_max_streams_bidi
         if data.value - data.used < _CONNECTION_WINDOW // 2:
