@@ -35,7 +35,8 @@ class Done:
 def join(code: InviteCode) -> Done:
     """Get a certificate from the inviter, and write down all that the tunnel needs.
 
-    Raises ConfigError: this machine has the network's authority, or its settings are wrong;
+    Raises ConfigError: this machine has the network's authority, files of too many other networks,
+    or settings that are wrong;
     TrustError, ProtocolError, UnreachableError: as `enrol.ask_inviter`; IdentityError: what came
     does not fit, or cannot be written; HostError: there is nothing to bring the tunnel up with.
     """
@@ -44,6 +45,7 @@ def join(code: InviteCode) -> Done:
         raise ConfigError(
             f"this machine is the authority of network {store.name}; the code is for another one"
         )
+    store.check_room()
     joined = ask_inviter(code, store.node_key())
     now = datetime.now(UTC)
     member = store.install(joined.admission.certificate, joined.admission.authority, now)

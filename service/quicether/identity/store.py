@@ -41,6 +41,8 @@ from quicether.model import Member, NodeId, Prefix
 
 ETC: Final = Path("/etc/quicether")
 VAR: Final = Path("/var/lib/quicether")
+MAX_NETWORKS: Final = 64
+"""As many as a daemon has tunnels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,18 @@ class NetworkStore:
     def of_system(cls, name: str) -> NetworkStore:
         """Return the store in the machine's folders, or where QUICETHER_ETC and _VAR say."""
         return cls(*roots(), name)
+
+    def check_room(self) -> None:
+        """Check that this machine may have files of one network more, if of this it has none.
+
+        Raises ConfigError: it has files of as many as it may; IdentityError: that cannot be read.
+        """
+        present = {*network_names(self.etc), *_folders(self.var)}
+        if self.name not in present and len(present) >= MAX_NETWORKS:
+            raise ConfigError(
+                f"network {self.name}: this machine has files of {len(present)} networks, and may "
+                f"have them of {MAX_NETWORKS}; `quicether leave` removes those of one"
+            )
 
     @property
     def directory(self) -> Path:
@@ -357,7 +371,7 @@ def network_names(etc: Path) -> list[str]:
 
     Raises IdentityError: the folder cannot be read.
     """
-    return [name for name in _folders(etc) if _is_network_name(name)]
+    return [name for name in _folders(etc / "networks") if _is_network_name(name)]
 
 
 def other_folders(etc: Path) -> list[str]:
@@ -365,16 +379,16 @@ def other_folders(etc: Path) -> list[str]:
 
     Raises IdentityError: the folder cannot be read.
     """
-    return [name for name in _folders(etc) if not _is_network_name(name)]
+    return [name for name in _folders(etc / "networks") if not _is_network_name(name)]
 
 
-def _folders(etc: Path) -> list[str]:
+def _folders(parent: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in (etc / "networks").iterdir() if entry.is_dir())
+        return sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise IdentityError(f"cannot read folder {etc / 'networks'}: {error.strerror}") from error
+        raise IdentityError(f"cannot read folder {parent}: {error.strerror}") from error
 
 
 def _is_network_name(name: str) -> bool:

@@ -15,18 +15,25 @@ from typing import Any
 import pytest
 
 from quicether import cbor
-from quicether.cli import enrol, join_service
+from quicether.cli import enrol, join_service, joining
 from quicether.config.values import HostPort
 from quicether.counters import Counters
 from quicether.daemon.joining import Joining
-from quicether.errors import HostError, ProtocolError, QuicEtherError, TrustError, UnreachableError
+from quicether.errors import (
+    ConfigError,
+    HostError,
+    ProtocolError,
+    QuicEtherError,
+    TrustError,
+    UnreachableError,
+)
 from quicether.identity import certificates, enrolment
 from quicether.identity.authority import Authority
 from quicether.identity.invitations import MAX_ATTEMPTS
 from quicether.identity.invite_code import InviteCode
 from quicether.identity.keys import NodeKey
 from quicether.identity.registrar import Registrar
-from quicether.identity.store import NetworkStore
+from quicether.identity.store import MAX_NETWORKS, NetworkStore
 from quicether.model import DropReason, UnderlayAddress
 from quicether.overlay.gate import Gate
 from quicether.registry import server
@@ -78,6 +85,24 @@ class Inviter:
 async def join(code: InviteCode, key: NodeKey = KEY) -> enrol.Joined:
     """Join in a thread, as a command does that has no event loop of its own."""
     return await asyncio.to_thread(enrol.ask_inviter, code, key)
+
+
+def test_a_machine_joins_no_more_networks_than_it_can_have_tunnels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may ask root's program to join as often as it likes; each left files."""
+    etc, var = tmp_path / "etc", tmp_path / "var"
+    monkeypatch.setenv("QUICETHER_ETC", str(etc))
+    monkeypatch.setenv("QUICETHER_VAR", str(var))
+    code = Inviter(tmp_path / "inviter").invite(9000)
+    for number in range(MAX_NETWORKS):
+        (var / f"other{number}").mkdir(parents=True)
+    (etc / "networks" / "other0").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"network home: .* files of 64 networks, and may have"):
+        joining.join(code)
+    assert not (var / "home").exists()
+    store = NetworkStore(etc, var, "other0")
+    store.check_room()
 
 
 def test_a_code_brings_a_certificate_and_says_who_answered(tmp_path: Path) -> None:
