@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
-from ipaddress import ip_address
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from random import Random
 
@@ -25,10 +26,14 @@ from support.fake_endpoint import FakeUnderlay
 from support.fake_records import FakeSeals, FakeSigner
 from support.mesh_nodes import Node
 from support.packets import ipv4, udp
+from support.virtual_time import passes, play
 
 NETWORK_ID = hashlib.sha256(b"discovering nodes").digest()
 WALL = 1_700_000_000.0
 """Seconds since 1970 when the loop's clock shows 0."""
+LANS = [ip_network(f"192.168.{number}.0/24") for number in range(1, 9)]
+SHARED = ip_network("10.77.0.0/24")
+"""What the certificates of all nodes of `town` cover."""
 
 
 class _Signer(RenewableSigner):
@@ -167,6 +172,40 @@ class Finder(Node):
         packet = ipv4(str(self.member.addresses[0]), destination, udp(1, port))
         self.device.feed(packet)
         return packet
+
+
+def scene(told: Callable[[World], Awaitable[None]]) -> None:
+    """Play, in virtual time, what happens in a world that is empty at first."""
+
+    async def run() -> None:
+        world = World()
+        await told(world)
+        await world.close()
+
+    play(run)
+
+
+async def town(world: World, count: int) -> list[Finder]:
+    """Start nodes that each own a LAN and know, by its record, what each other owns.
+
+    Their certificates cover SHARED too.
+    """
+    nodes = []
+    for lan in LANS[:count]:
+        nodes.append(await world.node(lan, SHARED))
+        nodes[-1].mesh.serve((lan,))
+    for node in nodes:
+        others = [other for other in nodes if other is not node]
+        await passes(partial(all_found, node, others), 30)
+    return nodes
+
+
+def all_found(node: Finder, others: Iterable[Finder]) -> bool:
+    """Tell whether records say to a node what each of the others owns."""
+    return all(
+        other.member.prefixes[0] in node.found._findings.prefixes(other.member.node_id)
+        for other in others
+    )
 
 
 def packed(address: str) -> bytes:

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from quicether.config.values import HostPort
 from quicether.model import NextHop
 from quicether.overlay.discovery import LINGER, LOCATE_AGAIN, MAX_RIVALS
 from quicether.overlay.findings import ASKED_FOR
 from quicether.overlay.questions import NOTHING_FOR
 from quicether.transport.messages import RpcKind
-from support.discovering_nodes import Finder, World
-from support.virtual_time import passes, play
-
-LANS = [ip_network(f"192.168.{number}.0/24") for number in range(1, 9)]
-SHARED = ip_network("10.77.0.0/24")
-
-
-def scene(told: Callable[[World], Awaitable[None]]) -> None:
-    async def run() -> None:
-        world = World()
-        await told(world)
-        await world.close()
-
-    play(run)
+from support.discovering_nodes import LANS, SHARED, Finder, World, all_found, scene, town
+from support.virtual_time import passes
 
 
 async def asked(node: Finder, address: str) -> bool:
     return await node.found.ask(ip_address(address), 5.0)
-
-
-async def town(world: World, count: int) -> list[Finder]:
-    """Start nodes that each own a LAN and know, by its record, what each other owns.
-
-    Their certificates cover SHARED too.
-    """
-    nodes = []
-    for lan in LANS[:count]:
-        nodes.append(await world.node(lan, SHARED))
-        nodes[-1].mesh.serve((lan,))
-    for node in nodes:
-        others = [other for other in nodes if other is not node]
-        await passes(partial(all_found, node, others), 30)
-    return nodes
-
-
-def all_found(node: Finder, others: Iterable[Finder]) -> bool:
-    """Tell whether records say to a node what each of the others owns."""
-    return all(
-        other.member.prefixes[0] in node.found._findings.prefixes(other.member.node_id)
-        for other in others
-    )
 
 
 async def hang_up(node: Finder, other: Finder) -> None:
@@ -294,65 +257,6 @@ def test_of_many_dead_owners_of_a_prefix_few_are_looked_for_at_a_time() -> None:
             await asyncio.sleep(LOCATE_AGAIN)
         # The node itself and two others at a time: all five had their turn.
         assert len(seen) == 2 * 6
-
-    scene(told)
-
-
-def test_one_address_of_several_that_answers_is_enough() -> None:
-    async def told(world: World) -> None:
-        (a,) = await town(world, 1)
-        nobody, home = HostPort("192.0.2.250", 9000), HostPort(a.address.host, 9000)
-        for order in ((nobody, home), (home, nobody)):
-            node = await world.node(bootstrap=order)
-            assert await passes(lambda node=node: node.dht.joined, 5) < 1  # type: ignore[misc]
-
-    scene(told)
-
-
-def test_an_address_that_answers_later_is_found_then() -> None:
-    async def told(world: World) -> None:
-        early = await world.node(bootstrap=[HostPort("192.0.2.2", 9000)])
-        await asyncio.sleep(100)
-        assert not early.dht.joined
-        late = await world.node(LANS[1], bootstrap=[])
-        await passes(lambda: early.owner("192.168.2.9") == "node2", 10)
-        assert late.dht.joined
-
-    scene(told)
-
-
-def test_a_node_finds_the_peers_of_its_last_run_when_no_address_answers() -> None:
-    async def told(world: World) -> None:
-        a, b, c = await town(world, 3)
-        await b.leave()
-        assert {each.node_id for each in world.kept["node2"]} == {
-            a.member.node_id,
-            c.member.node_id,
-        }
-        await a.die()
-        again = Finder(world, 2, LANS[1])
-        world.nodes.append(again)
-        await again.begin("auto", [])
-        await passes(lambda: again.owner("192.168.3.9") == "node3", 10)
-
-    scene(told)
-
-
-def test_two_halves_of_a_network_become_one_again() -> None:
-    async def told(world: World) -> None:
-        nodes = await town(world, 4)
-        halves = nodes[:2], nodes[2:]
-        pairs = [(one, other) for one in halves[0] for other in halves[1]]
-        for one, other in pairs:
-            world.underlay.cut(one.address, other.address)
-        await asyncio.sleep(620)
-        assert nodes[0].hop("192.168.4.9") is None
-        assert nodes[0].owner("192.168.2.9") == "node2"
-        for one, other in pairs:
-            world.underlay.mend(one.address, other.address)
-        await asyncio.sleep(400)
-        everything = [str(lan[9]) for lan in LANS[:4]]
-        assert all(node.hop(each) for node in nodes for each in everything)
 
     scene(told)
 
