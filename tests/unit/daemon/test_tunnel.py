@@ -5,49 +5,38 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import logging
 import socket
-import threading
-import time
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quicether.bus.controller import TunnelView, UpRequest
-from quicether.daemon import guard, site, tunnel, upkeep
+from quicether.bus.controller import UpRequest
+from quicether.daemon import site, tunnel
 from quicether.daemon.controller import Tunnels
 from quicether.daemon.guard import Guard
-from quicether.daemon.host_config import Wanted
 from quicether.daemon.watch import Watch
 from quicether.dht import messages
 from quicether.errors import OWN_FAULT, HostError
 from quicether.host.desired import HostConfig
 from quicether.host.monitor import UnderlayMonitor
 from quicether.identity.authority import Authority
-from quicether.identity.certificates import to_pem
 from quicether.identity.keys import NodeKey
-from quicether.identity.store import NetworkStore
 from quicether.identity.trust import AuthorityTrust
-from quicether.journal import LEVELS
-from quicether.model import DropReason, UnderlayAddress
+from quicether.model import UnderlayAddress
 from quicether.overlay import discovery
 from quicether.overlay.discovery import Discovery
 from quicether.overlay.membership import Membership
 from quicether.overlay.mesh import Mesh
 from quicether.overlay.renewal import Renewal
-from quicether.policy.rules import PolicyFile
 from quicether.transport.aioquic_endpoint import AioquicEndpoint
-from quicether.transport.endpoint import ALPN
-from quicether.transport.engine import Engine
 from quicether.transport.messages import RpcKind
-from quicether.transport.tls import configuration
 from support.certificates import Identity
 from support.endpoints import RecordedEndpoint
 from support.fake_device import FakeDevice
 from support.fake_link_owner import FakeLinkOwner, FakeLinks
+from support.tunnels import LOOPBACK, become_member, run, up
 
 START = [
     (AioquicEndpoint, "bind"),
@@ -75,22 +64,11 @@ STOP = [
     (FakeLinkOwner, "remove"),
 ]
 """The steps of `Tunnel.stop`, in order."""
-LOOPBACK = "127.0.0.1"
 
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that is a member of network kin. Its user needs no privilege."""
-    etc, var, now = tmp_path / "etc", tmp_path / "var", datetime.now(UTC)
-    monkeypatch.setenv("QUICETHER_ETC", str(etc))
-    monkeypatch.setenv("QUICETHER_VAR", str(var))
-    for module in (tunnel, site):
-        monkeypatch.setattr(module, "UNDERLAY_MARK", None)
-    authority = Authority.create(tmp_path / "authority", "kin", now)
-    store = NetworkStore(etc, var, "kin")
-    key = store.node_key().public_raw
-    certificate = authority.sign(key, "cafe", now=now, validity=timedelta(days=1))
-    store.install(certificate, authority.certificate, now)
+    become_member(tmp_path, monkeypatch)
 
 
 def named(step: tuple[Any, str]) -> str:
@@ -122,41 +100,6 @@ def fail(
     asynchronous = inspect.iscoroutinefunction(original)
     monkeypatch.setattr(owner, name, failing_later if asynchronous else failing)
     return raised
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((LOOPBACK, 0))
-        return int(sock.getsockname()[1])
-
-
-async def up(tunnels: Tunnels, port: int, **others: str) -> TunnelView:
-    options = {"network": "kin", "listen-address": LOOPBACK, "listen-port": str(port)}
-    options |= {key.replace("_", "-"): value for key, value in others.items()}
-    found = await tunnels.up("kin", options, UpRequest(transient=True))
-    await asyncio.sleep(0)  # its tasks begin
-    return found
-
-
-def files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def run(main: Callable[[FakeLinks, Tunnels, int], Coroutine[Any, Any, None]]) -> None:
-    """Run main and check that it leaves neither task, nor descriptor, nor port behind."""
-
-    async def checked() -> None:
-        links, port = FakeLinks(), free_port()
-        # The loop's own thread of the resolver and the like are there before anything is counted.
-        await asyncio.to_thread(lambda: None)
-        before = files()
-        await main(links, Tunnels(links), port)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert files() == before
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind((LOOPBACK, port))
-
-    asyncio.run(checked())
 
 
 def test_a_tunnel_comes_up_and_goes_down() -> None:
@@ -257,25 +200,6 @@ def test_a_fault_while_the_tunnel_runs_takes_it_down_and_is_its_failure(
     run(main)
 
 
-def test_no_more_connections_than_the_settings_say_are_let_in() -> None:
-    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        view = await up(tunnels, port, max_connections="2")
-        client = configuration(is_client=True, protocols=[ALPN], certificate=None, key=None)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for _ in range(3):
-                engine = Engine(configuration=client)
-                engine.connect((LOOPBACK, port), 0.0)
-                ((first, _),) = engine.datagrams_to_send(0.0)
-                sock.sendto(first, (LOOPBACK, port))
-            async with asyncio.timeout(5):
-                while not view.counters.drops[DropReason.CONNECTION_LIMIT]:  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-        assert view.counters.drops[DropReason.CONNECTION_LIMIT] == 1
-        await tunnels.down("kin")
-
-    run(main)
-
-
 def test_a_peer_that_comes_while_the_tunnel_comes_up_is_served_as_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,57 +229,6 @@ def test_a_peer_that_comes_while_the_tunnel_comes_up_is_served_as_any_other(
     run(main)
 
 
-def test_packets_go_on_while_a_large_policy_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When a tunnel came up with 10,000 rules, all others stood still for 2.3 s."""
-    policy, goes_on = tmp_path / "policy.toml", threading.Event()
-    policy.write_text("")
-    read = guard.read_policy
-
-    def slowly(path: Path) -> PolicyFile:
-        assert goes_on.wait(5)
-        return read(path)
-
-    monkeypatch.setattr(guard, "read_policy", slowly)
-
-    async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        rising = asyncio.create_task(up(tunnels, port, policy_file=str(policy)))
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not rising.done()
-        goes_on.set()
-        await rising
-        await tunnels.down("kin")
-
-    run(main)
-
-
-def test_packets_go_on_while_there_is_always_another_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as one came after the other, to think over which the OS gets took all time."""
-    thought: list[float] = []
-    desired = tunnel.host_config
-
-    def slowly(*known: Any) -> Wanted:
-        end = time.thread_time() + 0.05
-        while time.thread_time() < end:
-            pass
-        thought.append(time.monotonic())
-        return desired(*known)
-
-    async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        view = await up(tunnels, port)
-        assert isinstance(view, tunnel.Tunnel)
-        monkeypatch.setattr(tunnel, "host_config", slowly)
-        end = time.monotonic() + 0.6
-        while time.monotonic() < end:
-            await view.reload(view.settings)
-        await tunnels.down("kin")
-
-    run(main)
-    assert 1 <= len(thought) <= 4, "of 12"
-
-
 def test_a_device_is_of_one_tunnel_even_where_two_come_up_at_once() -> None:
     async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
         options = {"network": "kin", "listen-address": LOOPBACK, "listen-port": str(port)}
@@ -363,72 +236,5 @@ def test_a_device_is_of_one_tunnel_even_where_two_come_up_at_once() -> None:
         _, refused = await asyncio.gather(*both, return_exceptions=True)
         assert "tun-name: quicether0 is the device of tunnel one" in str(refused)
         await tunnels.down("one")
-
-    run(main)
-
-
-def test_what_the_machine_refused_comes_when_it_no_longer_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(upkeep, "AGAIN_AFTER", 0.01)
-
-    async def main(links: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        view = await up(tunnels, port)
-        owner = links.owner
-        owner.refusal = HostError("not now")
-        owner.applied.clear()
-        monkeypatch.setattr(site, "path_mtu", lambda _: asyncio.sleep(0, 1300))
-        async with asyncio.timeout(5):
-            await tunnels.reload("kin")
-            while "not now" not in view.refusals:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            owner.refusal = None
-            while not owner.applied:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        assert owner.applied == [view.host_config]
-        await tunnels.down("kin")
-
-    run(main)
-
-
-def test_a_reload_reads_the_certificate_where_the_settings_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It read the one at the usual place, or failed where there was none."""
-    shown = []
-    monkeypatch.setattr(AioquicEndpoint, "update_identity", lambda _, new: shown.append(new))
-    usual = NetworkStore.of_system("kin")
-    key, certificate = tmp_path / "my.key", tmp_path / "my.crt"
-    usual.key_path.rename(key)
-    usual.certificate_path.rename(certificate)
-
-    async def main(_: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        await up(tunnels, port, key_file=str(key), certificate_file=str(certificate))
-        await tunnels.reload("kin")
-        assert shown == []
-        now = datetime.now(UTC)
-        authority = Authority.load(tmp_path / "authority", now)
-        public = NodeKey.load(key).public_raw
-        newer = authority.sign(public, "cafe", now=now, validity=timedelta(days=2))
-        certificate.write_bytes(to_pem(newer))
-        await tunnels.reload("kin")
-        assert shown == [newer]
-        assert not usual.key_path.exists()
-        await tunnels.down("kin")
-
-    run(main)
-
-
-def test_a_tunnel_that_is_up_logs_from_the_level_of_its_settings_on() -> None:
-    def passes(level: int) -> bool:
-        return LEVELS.filter(logging.LogRecord("x", level, "x.py", 1, "said", None, None))
-
-    async def main(_links: FakeLinks, tunnels: Tunnels, port: int) -> None:
-        await up(tunnels, port, log_level="error")
-        # What follows runs in the context of whoever brought the tunnel up, as its tasks do.
-        assert passes(logging.ERROR)
-        assert not passes(logging.WARNING)
-        await tunnels.down("kin")
-        assert passes(logging.WARNING)
 
     run(main)
