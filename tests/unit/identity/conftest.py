@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from quicether.identity.registrar import Registrar
 from quicether.identity.store import NetworkStore
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+LAN = ip_network("192.168.77.0/24")
 
 
 @pytest.fixture
@@ -40,6 +42,14 @@ def store(make_store: Callable[..., NetworkStore]) -> NetworkStore:
 @pytest.fixture
 def authority(store: NetworkStore, now: datetime) -> Authority:
     return Authority.create(store.directory, "home", now)
+
+
+@pytest.fixture
+def member_store(store: NetworkStore, authority: Authority, now: datetime) -> NetworkStore:
+    """A machine with key and certificate, which also has the authority."""
+    certificate = authority.sign(store.node_key().public_raw, "home", now=now, prefixes=[LAN])
+    store.install(certificate, authority.certificate, now)
+    return store
 
 
 @pytest.fixture
