@@ -115,7 +115,10 @@ class OverlayRoutes:
         self._served.pop(member.node_id, None)
         prefixes = [prefix for prefix in prefixes if prefix.prefixlen > 0]
         if next_hop.kind is NextHopKind.GATEWAY:
-            self._recorded[member.node_id] = tuple(prefixes)
+            if prefixes:
+                self._recorded[member.node_id] = tuple(prefixes)
+            else:
+                self._recorded.pop(member.node_id, None)
             self._weigh_records(member.node_id)
         else:
             self._apply(self._table.replace(next_hop, RouteSource.DISCOVERED, prefixes))
