@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Network
 from random import Random
 
-from quicether.dht.lookup import ALPHA, MAX_ASKED, MAX_BLAME, Lookup
+from quicether.dht.lookup import ALPHA, MAX_ASKED, MAX_BLAME, OWN, Lookup
 from support.dht_samples import contact, record
 
 ME = 1 << 159
@@ -119,6 +119,20 @@ def test_invented_contacts_of_a_liar_are_passed_over_after_three() -> None:
     assert lookup.done
     assert len([key for key in asked if key < 1 << 50]) <= MAX_BLAME + ALPHA - 1
     assert {key for key in asked if key >= 1 << 50} == {c.key for c in real}
+
+
+def test_liars_that_fill_the_window_with_others_do_not_end_the_lookup() -> None:
+    """A hundredth of all lookups, with a fifth of liars, never asked anybody else."""
+    liars, honest = range(1000, 1003), range(1003, 1010)
+    gang = [contact(key) for key in range(100, 120)]
+    lookup = Lookup(0, ME, [contact(key) for key in (*liars, *honest)], width=20)
+    asked: list[int] = []
+    while not lookup.done:
+        for each in lookup.next_questions(0.0):
+            asked.append(each.key)
+            lookup.answered(each, [contact(1)] if each.key in honest else gang)
+    assert lookup.closest(1) == [contact(1)]
+    assert [key for key in asked if key in honest] == list(honest)[: OWN - len(liars)]
 
 
 def test_a_contact_that_an_honest_node_names_too_is_asked_all_the_same() -> None:
