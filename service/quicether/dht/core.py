@@ -51,7 +51,7 @@ class DhtConfig:
     """
 
     refresh: float = 900.0
-    doubted: float = 2700.0
+    doubted: float = 7200.0
     rpc_timeout: float = 3.0
     slow_after: float = 0.6
     retry_lost: float = 120.0
