@@ -59,8 +59,10 @@ class Path:
 
     @property
     def deadline(self) -> float | None:
-        """When `probe` wants to be called."""
-        return self._mtu.deadline if self._mtu is not None else None
+        """When `probe` wants to be called; never while the address is not validated yet."""
+        if self._mtu is None or self._engine.sendable() is not None:
+            return None
+        return self._mtu.deadline
 
     def search(self, now: float) -> None:
         """Look for the size from the beginning: the path is new."""
@@ -109,9 +111,8 @@ class Path:
 
     def probe(self, now: float) -> bool:
         """Send the probe that is due, if one is; return whether that was so."""
-        if self._mtu is None or self._mtu.deadline is None or now < self._mtu.deadline:
-            return False
-        if self._engine.sendable() is not None:
+        deadline = self.deadline
+        if self._mtu is None or deadline is None or now < deadline:
             return False
         wait = max(_SHORTEST_WAIT, 2 * self._engine.probe_timeout)
         size = self._mtu.probe(now, wait, alive=self._heard_since_probe)

@@ -335,11 +335,13 @@ class Session:
 
     def _arm_sooner(self) -> None:
         """Arm what IP packets alone can bring nearer. What they put off is seen when it is due."""
+        if self._ended or not self.engine.begun:
+            return
         armed = sooner = self.deadline
         for at in (self.engine.acknowledge_at, self._watch.deadline, self._path.deadline):
             if at is not None and (sooner is None or at < sooner):
                 sooner = at
-        if sooner != armed and not self._ended:
+        if sooner != armed:
             self._carrier.arm(self, sooner)
 
     # -- sending -----------------------------------------------------------------------------

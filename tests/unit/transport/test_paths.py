@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from quicether.counters import Counters
 from quicether.errors import UnreachableError
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.endpoint import Connection
 from quicether.transport.engine import DATAGRAM_OVERHEAD
 from quicether.transport.messages import Ping
+from quicether.transport.path import Path
 from quicether.transport.path_mtu import STEP
 from support.certificates import Network
 from support.endpoints import RecordedEndpoint, join
+from support.engines import EnginePair
 from support.udp_relay import UdpRelay
 
 
@@ -220,6 +225,18 @@ def test_a_dead_path_is_noticed_sooner_when_the_network_changed() -> None:
         await client.events.until(lambda: client.events.gone, 2.5)
 
     run_with_relay(test)
+
+
+def test_on_an_address_that_is_not_validated_nothing_is_due() -> None:
+    """The timer fired without end until the peer had answered from its new address."""
+    pair = EnginePair()
+    socket: Any = SimpleNamespace(largest_payload=lambda _remote: 1472)
+    path = Path(pair.server, socket, Counters(), ("192.0.2.1", 1), 1500, lambda: None)
+    path.search(pair.now)
+    assert path.deadline is not None
+    pair.server._network_paths[0].is_validated = False
+    assert path.deadline is None
+    assert not path.probe(pair.now + 1)
 
 
 def test_nobody_there_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
