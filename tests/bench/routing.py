@@ -19,7 +19,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from random import Random
@@ -346,6 +346,7 @@ def measure(name: str, version: int, count: int) -> Figures:
 
 def show(results: Sequence[Figures], missing: Sequence[str], console: Console) -> None:
     """Print the figures, and their ratio to ours."""
+    measured = [field.name for field in fields(Figures)][3:]
     for version in BITS:
         chosen = [each for each in results if each.version == version]
         if not chosen:
@@ -355,14 +356,7 @@ def show(results: Sequence[Figures], missing: Sequence[str], console: Console) -
         for head in ("", "build", "lookup", "hot", "update", "p99", "bytes/prefix"):
             table.add_column(head, justify="right" if head else "left")
         for each in chosen:
-            pairs = (
-                (each.build, ours.build),
-                (each.lookup, ours.lookup),
-                (each.hot, ours.hot),
-                (each.update, ours.update),
-                (each.update_worst, ours.update_worst),
-                (each.memory, ours.memory),
-            )
+            pairs = [(getattr(each, figure), getattr(ours, figure)) for figure in measured]
             table.add_row(
                 each.contender,
                 *(f"{value:,.2f} ({value / reference:,.2g})" for value, reference in pairs),
