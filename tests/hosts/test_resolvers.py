@@ -23,7 +23,8 @@ def use_resolved(host: WholeHost) -> None:
 def use_dnsmasq(host: WholeHost) -> None:
     """Let NetworkManager run dnsmasq, as its manual says."""
     conf = host.root / "etc/NetworkManager/conf.d/dns.conf"
-    conf.write_text("[main]\ndns=dnsmasq\n")
+    # On Ubuntu NetworkManager would tell resolvconf, which there is systemd-resolved in disguise.
+    conf.write_text("[main]\ndns=dnsmasq\nrc-manager=symlink\n")
     host.run(["systemctl", "restart", "NetworkManager.service"])
 
 

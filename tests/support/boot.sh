@@ -19,11 +19,13 @@ cd root
 echo "$HOST_NAME" >etc/hostname
 printf '127.0.0.1 localhost\n::1 localhost\n127.0.1.1 %s\n' "$HOST_NAME" >etc/hosts
 tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
+# Ubuntu's NetworkManager would hand names to systemd-resolved, which not every host here has.
 rm -rf etc/resolv.conf etc/fstab etc/crypttab etc/netplan etc/rc?.d etc/network/interfaces* \
   etc/systemd/network etc/systemd/system/*.wants etc/systemd/system/*.requires \
   etc/NetworkManager/system-connections etc/NetworkManager/conf.d \
   etc/NetworkManager/dispatcher.d/01-ifupdown \
-  usr/lib/NetworkManager/conf.d/*globally-managed* var/lib/NetworkManager var/log/journal
+  usr/lib/NetworkManager/conf.d/*globally-managed* usr/lib/NetworkManager/conf.d/*dns-resolved* \
+  var/lib/NetworkManager var/log/journal
 # Ubuntu's NetworkManager keeps its profiles in etc/netplan, and aborts where there is none.
 mkdir -p etc/netplan etc/systemd/network etc/systemd/system/multi-user.target.wants \
   etc/systemd/journald.conf.d etc/NetworkManager/conf.d
