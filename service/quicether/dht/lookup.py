@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -76,8 +76,9 @@ class Candidate:
 class Lookup:
     """The state of one lookup. The caller sends the questions that `next_questions` names.
 
-    target: a key. width: so many closest nodes must have answered before it ends. quorum: a
-    lookup for values ends when so many nodes gave some; 0 makes it one for nodes alone.
+    target: a key. own: contacts of our own routing table. width: so many closest nodes must have
+    answered before it ends. quorum: a lookup for values ends when so many nodes gave some; 0 makes
+    it one for nodes alone. hints: others that are asked, too; they may all have come from a liar.
     """
 
     __slots__ = (
@@ -85,6 +86,7 @@ class Lookup:
         "_by_key",
         "_me",
         "_order",
+        "_own",
         "_own_heard",
         "asked",
         "failed_count",
@@ -97,7 +99,13 @@ class Lookup:
     )
 
     def __init__(
-        self, target: int, me: int, seeds: Iterable[Contact], width: int, quorum: int = 0
+        self,
+        target: int,
+        me: int,
+        own: Sequence[Contact],
+        width: int,
+        quorum: int = 0,
+        hints: Iterable[Contact] = (),
     ) -> None:
         self.target = target
         self.width = width
@@ -111,8 +119,9 @@ class Lookup:
         self._by_key: dict[int, Candidate] = {}
         self._order: list[tuple[int, Candidate]] = []
         self._blame: dict[int, int] = {}
+        self._own = {contact.key for contact in own}
         self._own_heard = 0
-        for contact in seeds:
+        for contact in (*own, *hints):
             self._add(contact, 1, None)
 
     def next_questions(self, now: float) -> list[Contact]:
@@ -143,7 +152,7 @@ class Lookup:
         if candidate.state is State.SLOW and candidate.source is not None:
             self._blame[candidate.source] -= 1
         candidate.state = State.ANSWERED
-        self._own_heard += candidate.depth == 1
+        self._own_heard += contact.key in self._own
         if not self.quorum:
             self.hops = max(self.hops, candidate.depth)
         for other in named:
@@ -249,7 +258,7 @@ class Lookup:
         """Return those of our own contacts of which some have to answer yet, closest first."""
         if self._own_heard >= min(OWN, self.width):
             return []
-        return [c for _, c in self._order if c.depth == 1 and c.state in _OPEN]
+        return [c for _, c in self._order if c.state in _OPEN and c.contact.key in self._own]
 
     def _add(self, contact: Contact, depth: int, source: int | None) -> None:
         key = contact.key
@@ -273,7 +282,8 @@ class Lookup:
     def _make_room(self, distance: int) -> bool:
         for index in range(len(self._order) - 1, -1, -1):
             far, candidate = self._order[index]
-            if candidate.depth > 1 and candidate.state not in (*_AWAITED, State.SLOW):
+            is_own = candidate.contact.key in self._own
+            if not is_own and candidate.state not in (*_AWAITED, State.SLOW):
                 if far < distance:
                     return False
                 del self._order[index]

@@ -35,7 +35,7 @@ class Search:
         if not known:
             # Nobody answered lately. Better to ask those than to give up.
             known = [entry.contact for entry in core.table][:K]
-        self.lookup = Lookup(target, core.me.key, (*seeds, *known), width, quorum)
+        self.lookup = Lookup(target, core.me.key, known, width, quorum, seeds)
         self._core = core
         self._on_done = on_done
         self._finished = False

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from random import Random
+
+import pytest
 
 from quicether.dht.lookup import ALPHA, MAX_ASKED, MAX_BLAME, OWN, Lookup
 from support.dht_samples import contact, record
@@ -121,11 +124,18 @@ def test_invented_contacts_of_a_liar_are_passed_over_after_three() -> None:
     assert {key for key in asked if key >= 1 << 50} == {c.key for c in real}
 
 
-def test_liars_that_fill_the_window_with_others_do_not_end_the_lookup() -> None:
-    """A hundredth of all lookups, with a fifth of liars, never asked anybody else."""
+@pytest.mark.parametrize("holders", [(), range(200, 220)], ids=["first", "again"])
+def test_liars_that_fill_the_window_with_others_do_not_end_the_lookup(
+    holders: Sequence[int],
+) -> None:
+    """A hundredth of all lookups, with a fifth of liars, never asked anybody else.
+
+    Nor did the next one, which began with those that the first had found.
+    """
     liars, honest = range(1000, 1003), range(1003, 1010)
     gang = [contact(key) for key in range(100, 120)]
-    lookup = Lookup(0, ME, [contact(key) for key in (*liars, *honest)], width=20)
+    own, hints = ([contact(key) for key in keys] for keys in ((*liars, *honest), holders))
+    lookup = Lookup(0, ME, own, width=20, hints=hints)
     asked: list[int] = []
     while not lookup.done:
         for each in lookup.next_questions(0.0):
