@@ -24,12 +24,12 @@ from quicether.daemon.stored import overridden, settle
 from quicether.daemon.tunnel import Tunnel
 from quicether.errors import OWN_FAULT, ConfigError, QuicEtherError
 from quicether.identity.invite_code import InviteCode
-from quicether.identity.store import NetworkStore, NodeIdentity
+from quicether.identity.store import MAX_NETWORKS, NetworkStore, NodeIdentity
 from quicether.journal import ABOUT, LEVELS, TUNNEL
 
 log = logging.getLogger(__name__)
 
-MAX_TUNNELS: Final = 64
+MAX_TUNNELS: Final = MAX_NETWORKS
 MAX_FAILURES: Final = 64
 
 

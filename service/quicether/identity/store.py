@@ -42,7 +42,7 @@ from quicether.model import Member, NodeId, Prefix
 ETC: Final = Path("/etc/quicether")
 VAR: Final = Path("/var/lib/quicether")
 MAX_NETWORKS: Final = 64
-"""As many as a daemon has tunnels."""
+"""Networks that this machine may be in, and tunnels that its daemon may have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ class Fallible(Protocol):
     @property
     def remote(self) -> UnderlayAddress:
         """Where the peer is."""
-        ...
 
     def fail(self) -> None:
         """End at once because of a fault of our own."""

@@ -26,7 +26,7 @@ from aioquic.quic.events import (
 from quicether.model import DropReason, UnderlayAddress
 from quicether.transport.containment import contained
 from quicether.transport.endpoint import CloseCode, KeepAlive
-from quicether.transport.engine import DATAGRAM_OVERHEAD, Engine
+from quicether.transport.engine import Engine
 from quicether.transport.farewell import Farewell
 from quicether.transport.liveness import Liveness, PeerWatch
 from quicether.transport.packet_queue import PacketQueue
@@ -157,7 +157,7 @@ class Session:
         """Say what is done for the connection while nobody uses it."""
         if not self._ended and self.accepted:
             self._watch.keep_alive(how, now)
-            self._arm()
+            self._arm_sooner()
 
     @contained
     def probe(self, now: float) -> None:
@@ -334,7 +334,7 @@ class Session:
         self._carrier.arm(self, min((at for at in deadlines if at is not None), default=None))
 
     def _arm_sooner(self) -> None:
-        """Arm what IP packets alone can bring nearer. What they put off is seen when it is due."""
+        """Arm what came nearer without the engine's doing; what is put off is seen when due."""
         if self._ended or not self.engine.begun:
             return
         armed = sooner = self.deadline
@@ -384,15 +384,14 @@ class Session:
             self._seal_and_send(queue.take(_PACKETS_AT_ONCE if room is None else 1), now)
 
     def _seal_and_send(self, packets: Sequence[bytes], now: float) -> None:
-        size = self._path.size
-        largest = size - DATAGRAM_OVERHEAD
+        largest = self._path.max_packet
         if max(map(len, packets)) > largest:
             fitting = [packet for packet in packets if len(packet) <= largest]
             self._carrier.counters.drop(DropReason.TOO_BIG, len(packets) - len(fitting))
             if not fitting:
                 return
             packets = fitting
-        if self._path.send_sealed(self.engine.seal(packets, size, now), now):
+        if self._path.send_sealed(self.engine.seal(packets, self._path.size, now), now):
             self._carrier.flush_soon(self)
 
     def _path_changed(self) -> None:
